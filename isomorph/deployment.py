@@ -1,0 +1,105 @@
+"""Bringing an innovation up: wheels, weights, the CDK CLI, and the wait until it answers."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from config import EnvironmentConfig
+from isomorph import cdk, output, samples, wheelhouse
+from isomorph.environments import Environment
+from isomorph.errors import UserError
+from isomorph.paths import state
+from model_code.common import weights
+from stacks.wheelhouses import wheelhouse as wheelhouse_path
+
+
+def deploy(environment: Environment, slug: str, **context: str) -> None:
+    """Deploy one stack of an environment with the CDK CLI, and what it needs."""
+    cdk.deploy(
+        [f"{environment.name}/{slug}"],
+        context={"env": environment.name, **context},
+        environment=environment.variables,
+        log=state() / "cdk.log",
+    )
+
+
+def ensure_wheelhouses(config: EnvironmentConfig, **overrides: Any) -> list[Path]:
+    """Return the wheelhouses of an environment's fleets, building those that are missing."""
+    paths = []
+    for slug, settings in config.innovations.items():
+        chosen = {**settings, **overrides}
+        engine, python = chosen["engine"], chosen["python"]
+        path = wheelhouse_path(slug, python=python, engine=engine)
+        if not path.exists():
+            with output.step(f"download the wheels of {slug} for {engine}, Python {python}") as n:
+                wheelhouse.build(slug, engine=engine, python=python, path=path)
+                n.append(f"{path.stat().st_size / 2**20:.0f} MiB")
+        paths.append(path)
+    return paths
+
+
+def pointer_name(environment: Environment, slug: str) -> str:
+    """Return the name of the SSM parameter that says which weights a fleet serves."""
+    return f"/isomorph/{environment.name}/{slug}/weights"
+
+
+def push_weights(environment: Environment, slug: str, folder: Path) -> str:
+    """Put a folder of weights into the model bucket and point the fleet at them.
+
+    Raises:
+        UserError: the foundation is not deployed, it keeps no weights for `slug`, the folder
+            holds nothing, or the upload failed; the pointer moves last, so that it never
+            names what is not there.
+    """
+    bucket = environment.outputs("foundation")["ModelBucket"]
+    ssm, name = environment.client("ssm"), pointer_name(environment, slug)
+    try:
+        ssm.get_parameter(Name=name)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ParameterNotFound":
+            raise UserError(f"AWS refused to read {name}: {error}") from None
+        raise UserError(
+            f"{environment.name} keeps no weights for {slug!r}: innovations.{slug} is not on in "
+            f"config/{environment.name}.yaml, or the foundation was deployed without it"
+        ) from None
+    try:
+        pushed = weights.push(
+            folder, environment.client("s3"), bucket=bucket, slug=slug, model=folder.name
+        )
+        ssm.put_parameter(Name=name, Value=pushed, Type="String", Overwrite=True)
+    except weights.WeightsError as error:
+        raise UserError(str(error)) from None
+    except (ClientError, BotoCoreError) as error:
+        raise UserError(f"the weights could not be pushed: {error}") from None
+    return pushed
+
+
+def wait_until_served(environment: Environment, slug: str, *, seconds: float = 120) -> list[str]:
+    """Wait until as many machines of a fleet are in service as it wants, and return their ids.
+
+    Raises:
+        UserError: not in time, or a machine that gave up; the message has the machine's own words.
+    """
+    group = environment.outputs(slug)["Fleet"]
+    client = environment.client("autoscaling")
+    deadline = time.monotonic() + seconds
+    while True:
+        [fleet] = client.describe_auto_scaling_groups(AutoScalingGroupNames=[group])[
+            "AutoScalingGroups"
+        ]
+        served = [
+            row["InstanceId"]
+            for row in fleet["Instances"]
+            if row["LifecycleState"] == "InService" and row["HealthStatus"] == "Healthy"
+        ]
+        if fleet["DesiredCapacity"] and len(served) >= fleet["DesiredCapacity"]:
+            return served
+        failed = _reason(environment, group)
+        if failed or time.monotonic() > deadline:
+            raise UserError(
+                f"{environment.stack(slug)}: {len(served)} of {fleet['DesiredCapacity']} machines "
+                f"serve after {seconds:.0f} s; {failed or 'none has failed yet'}"
+            )
+        time.sleep(0.25)
