@@ -1,0 +1,28 @@
+"""boto3 clients of the embedded AWS, for its own parts."""
+
+from functools import lru_cache
+from threading import Lock
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+_lock = Lock()
+
+
+@lru_cache(maxsize=256)
+def _make(service: str, endpoint: str, account: str, region: str) -> Any:
+    session = boto3.Session(
+        # The control plane takes a key of twelve digits for the caller's account.
+        aws_access_key_id=account,
+        aws_secret_access_key="local",  # noqa: S106 - nothing checks it
+        region_name=region,
+    )
+    config = Config(retries={"max_attempts": 1}, connect_timeout=5, read_timeout=60)
+    return session.client(service, endpoint_url=endpoint, config=config)  # type: ignore[call-overload]
+
+
+def client(service: str, endpoint: str, account: str, region: str) -> Any:
+    """Return the client of a service as seen from one account and region."""
+    with _lock:  # making a client is not thread-safe, using one is
+        return _make(service, endpoint, account, region)
