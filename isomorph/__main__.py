@@ -11,6 +11,7 @@ COMMANDS = {
     "check": "Read an environment's file and say what it turns on.",
     "up": "Deploy `local` to the embedded AWS and ask each model a question.",
     "down": "Stop the embedded AWS and all that it runs.",
+    "destroy": "Remove what an environment deployed.",
     "status": "What is deployed in an environment, and how it fares.",
     "run": "Ask a deployed innovation.",
     "refresh": "Replace a fleet's machines, a part at a time.",

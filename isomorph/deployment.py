@@ -86,20 +86,56 @@ def wait_until_served(environment: Environment, slug: str, *, seconds: float = 1
     client = environment.client("autoscaling")
     deadline = time.monotonic() + seconds
     while True:
-        [fleet] = client.describe_auto_scaling_groups(AutoScalingGroupNames=[group])[
-            "AutoScalingGroups"
-        ]
-        served = [
+        with environment.aws_errors():
+            [fleet] = client.describe_auto_scaling_groups(AutoScalingGroupNames=[group])[
+                "AutoScalingGroups"
+            ]
+        served: list[str] = [
             row["InstanceId"]
             for row in fleet["Instances"]
             if row["LifecycleState"] == "InService" and row["HealthStatus"] == "Healthy"
         ]
         if fleet["DesiredCapacity"] and len(served) >= fleet["DesiredCapacity"]:
             return served
-        failed = _reason(environment, group)
-        if failed or time.monotonic() > deadline:
+        if time.monotonic() > deadline:
             raise UserError(
                 f"{environment.stack(slug)}: {len(served)} of {fleet['DesiredCapacity']} machines "
-                f"serve after {seconds:.0f} s; {failed or 'none has failed yet'}"
+                f"serve after {seconds:.0f} s; {machines_say(environment, group)}"
             )
         time.sleep(0.25)
+
+
+def machines_say(environment: Environment, group: str) -> str:
+    """Return the last machine's own reason for not serving, as far as it can be known from here."""
+    if not environment.embedded:
+        return f"see the instances' system log, and the activity history of {group}"
+    from local_aws import daemon
+
+    running = daemon.status(state())
+    rows = [row for row in running.machines() if row["group"] == group] if running else []
+    reasons = [row["reason"] for row in rows if row["reason"]]
+    return reasons[-1] if reasons else "no machine has given a reason"
+
+
+def ensure_engine(environment: Environment, slug: str, engine: str) -> None:
+    """See to it that a deployed fleet serves with `engine`; in the embedded AWS, deploy that.
+
+    The code asset stays the same: the engine is a line of the machine's settings, and a
+    wheelhouse that has what it needs.
+
+    Raises:
+        UserError: the fleet is in an account and serves with another engine.
+    """
+    serves = environment.outputs(slug).get("Engine")
+    if serves == engine:
+        return
+    if not environment.embedded:
+        raise UserError(
+            f"{environment.stack(slug)} serves with {serves}; to change that, set "
+            f"innovations.{slug}.engine: {engine} in config/{environment.name}.yaml and deploy"
+        )
+    ensure_wheelhouses(environment.config, engine=engine)
+    with output.step(f"deploy {environment.name}/{slug} with the engine {engine}"):
+        deploy(environment, slug, **{f"{slug}.engine": engine})
+    with output.step(f"wait for {environment.name}/{slug}"):
+        wait_until_served(environment, slug)

@@ -1,5 +1,7 @@
 """An environment as commands see it: its file, and the AWS that it lives in."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -42,7 +44,7 @@ class Environment:
         running = daemon.status(state())
         if running is None:
             raise UserError("the embedded AWS does not run; start it with `isomorph up`")
-        return daemon.environment(running)
+        return daemon.environment(running, account=self.config.account, region=self.config.region)
 
     @cached_property
     def session(self) -> "Session":
@@ -71,25 +73,57 @@ class Environment:
         """Return the CloudFormation name of a stack of this environment."""
         return f"{self.name}-{slug}"
 
-    def outputs(self, slug: str) -> dict[str, str]:
+    def stack_ids(self) -> list[str]:
+        """Return the ids of the stacks that the environment turns on, without the foundation."""
+        from stacks.innovation import status_of
+        from stacks.map_data import INNOVATIONS
+
+        on = [row for row in INNOVATIONS if row.slug in self.config.innovations]
+        return [stack for row in on for stack in row.stack_ids if status_of(stack) == "real"]
+
+    @contextmanager
+    def aws_errors(self) -> Iterator[None]:
+        """Turn what AWS says to a refused or unanswered call into one line."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except ClientError as error:
+            raise UserError(f"AWS refused in {self.name}: {error}") from None
+        except BotoCoreError as error:
+            said = " ".join(str(error).split())
+            raise UserError(f"AWS could not be asked in {self.name}: {said}") from None
+
+    def describe(self, stack: str) -> dict[str, Any] | None:
+        """Return a stack as CloudFormation describes it, or None when it is not deployed."""
+        from botocore.exceptions import ClientError
+
+        with self.aws_errors():
+            try:
+                [found] = self.client("cloudformation").describe_stacks(
+                    StackName=self.stack(stack)
+                )["Stacks"]
+            except ClientError as error:
+                if "does not exist" in str(error):
+                    return None
+                raise
+        return {
+            "status": found["StackStatus"],
+            "outputs": {row["OutputKey"]: row["OutputValue"] for row in found.get("Outputs", [])},
+        }
+
+    def outputs(self, stack: str) -> dict[str, str]:
         """Return the outputs of a deployed stack.
 
         Raises:
             UserError: the stack is not deployed, or AWS refuses the caller.
         """
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        name = self.stack(slug)
-        try:
-            [stack] = self.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
-        except ClientError as error:
-            if "does not exist" in str(error):
-                deploy = f"npx cdk deploy -c env={self.name} {self.name}/{slug}"
-                raise UserError(f"{name} is not deployed; deploy it with `{deploy}`") from None
-            raise UserError(f"AWS refused to describe {name}: {error}") from None
-        except BotoCoreError as error:
-            raise UserError(f"AWS could not be asked about {name}: {error}") from None
-        return {row["OutputKey"]: row["OutputValue"] for row in stack.get("Outputs", [])}
+        found = self.describe(stack)
+        if found is None:
+            deploy = f"npx cdk deploy -c env={self.name} {self.name}/{stack}"
+            raise UserError(f"{self.stack(stack)} is not deployed; deploy it with `{deploy}`")
+        outputs: dict[str, str] = found["outputs"]
+        return outputs
 
 
 def load(name: str) -> Environment:

@@ -14,9 +14,10 @@ def down(json_: bool) -> None:
     """Stop the embedded AWS; keep the environment and the download caches."""
     from local_aws import daemon
 
-    stopped = daemon.stop(state())
+    ran = daemon.status(state()) is not None
+    daemon.stop(state())
     shutil.rmtree(CDK_OUT, ignore_errors=True)
     if json_:
-        output.as_json({"stopped": stopped})
+        output.as_json({"stopped": ran})
     else:
-        output.say("stopped the embedded AWS" if stopped else "the embedded AWS did not run")
+        output.say("stopped the embedded AWS" if ran else "the embedded AWS did not run")
