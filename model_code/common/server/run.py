@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -67,12 +68,12 @@ class _Process(uvicorn.Server):
         stop = asyncio.create_task(self._stop.wait())
         loading = _in_thread(self._load)
         try:
-            await asyncio.wait({loading, stop, http}, return_when=asyncio.FIRST_COMPLETED)
+            await _first(loading, stop, http)
             if loading.done():
                 engine = loading.result()
                 self._service.serve(engine)
                 _LOG.info("ready: %s serves %s", engine.name, self._settings.model)
-                await asyncio.wait({stop, http}, return_when=asyncio.FIRST_COMPLETED)
+                await _first(stop, http)
                 await self._drain()
         finally:
             self.should_exit = True
@@ -119,6 +120,10 @@ def _listen(settings: Settings) -> socket.socket:
             f"port {settings.port} cannot be had: {error.strerror}; set ISOMORPH_PORT to another"
         ) from error
     return listener
+
+
+async def _first(*tasks: asyncio.Future[Any]) -> None:
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _in_thread(work: Callable[[], Engine]) -> asyncio.Future[Engine]:
