@@ -17,26 +17,36 @@ from pathlib import Path
 from typing import Any
 
 from model_code.common.config_fields import Fields, ModelError, load_json, shown
-from model_code.common.families import ALIASES, FAMILIES, HARMLESS, TEXT_PARTS, read_layers
+from model_code.common.config_layers import read_layers
+from model_code.common.families import ALIASES, FAMILIES, HARMLESS, TEXT_PARTS
 from model_code.common.layers import Attention, FeedForward, Layer, Rope, Router
 
 __all__ = [
-    "BITS", "Architecture", "Attention", "FeedForward", "Layer", "ModelError", "Rope",
-    "Router", "parse", "read",
+    "BITS",
+    "SLUGS",
+    "SPARSE",
+    "Architecture",
+    "Attention",
+    "FeedForward",
+    "Layer",
+    "ModelError",
+    "Rope",
+    "Router",
+    "parse",
+    "read",
 ]  # fmt: skip
 
+SLUGS = ("moe", "mla", "gqa", "sliding_window", "normalization")
 # Bits that a number takes. Quantised formats need scales on top: how many depends on the group.
 BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4}
 # Trainium's 4:16 sparsity keeps 4 bf16 values of each 16, and 4 bits each to say which.
 SPARSE = "bf16_4_16"
 SPARSE_BITS_PER_16 = 4 * 16 + 4 * 4
-_TEXT = frozenset(
-    """
+_WRAPPER = """
     architectures boi_token_index eoi_token_index eoi_token_id eos_token_id image_token_index
     initializer_range mm_tokens_per_image model_type text_config torch_dtype dtype
     transformers_version vision_config tie_word_embeddings
-    """.split()
-)
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,20 +176,11 @@ class Architecture:
     @cached_property
     def innovations(self) -> dict[str, tuple[int, ...]]:
         """The slugs of what the model has, each with the numbers of its layers."""
-        tests = {
-            "moe": lambda layer: layer.feed_forward.experts > 0,
-            "mla": lambda layer: layer.attention.kind == "mla",
-            "gqa": lambda layer: layer.attention.kind in ("gqa", "mqa"),
-            "sliding_window": lambda layer: layer.attention.window is not None,
-            "normalization": lambda layer: (
-                layer.attention.qk_norm != "none" or layer.norms != "pre"
-            ),
-        }
-        found = {
-            slug: tuple(index for index, layer in enumerate(self.layers) if test(layer))
-            for slug, test in tests.items()
-        }
-        return {slug: layers for slug, layers in found.items() if layers}
+        found: dict[str, list[int]] = {}
+        for index, layer in enumerate(self.layers):
+            for slug in layer.innovations:
+                found.setdefault(slug, []).append(index)
+        return {slug: tuple(found[slug]) for slug in SLUGS if slug in found}
 
 
 def _bytes(values: int, dtype: str) -> int:
@@ -205,6 +206,7 @@ def parse(
     """Return the model that a config.json describes; refuses what it does not know.
 
     Args:
+        config: The object in that file.
         source: What messages begin with.
         name: What to call the model; the family when left out.
     """
@@ -212,12 +214,12 @@ def parse(
     model_type = outer.take("model_type")
     if isinstance(model_type, str) and model_type in TEXT_PARTS and "text_config" in config:
         inner = outer.object("text_config") or {}
-        outer.refuse_others(_TEXT)
+        outer.refuse_others(frozenset(_WRAPPER.split()))
         values = {"model_type": TEXT_PARTS[model_type], **inner}
         if inner.get("tie_word_embeddings") is None and outer.has("tie_word_embeddings"):
             values["tie_word_embeddings"] = config["tie_word_embeddings"]
         return parse(values, source=f"{source}: text_config", name=name)
-    family = ALIASES.get(model_type, model_type) if isinstance(model_type, str) else None
+    family = ALIASES.get(model_type, model_type) if isinstance(model_type, str) else ""
     if family not in FAMILIES:
         known = ", ".join(FAMILIES)
         given = "missing" if model_type is None else shown(model_type)

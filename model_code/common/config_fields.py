@@ -117,7 +117,7 @@ class Fields:
         value = self.take(key)
         if value is not None and value not in allowed:
             raise self.error(f"{key} is {shown(value)}; allowed is {', '.join(allowed)}")
-        return value
+        return str(value) if value is not None else None
 
     def choices(self, key: str, allowed: tuple[str, ...], *, length: int) -> list[str] | None:
         """Return a list of words of a given length, or None when absent or null."""

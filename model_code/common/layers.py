@@ -197,6 +197,19 @@ class Layer:
     feed_forward: FeedForward
     norms: NormPlacement
 
+    @property
+    def innovations(self) -> frozenset[str]:
+        """The slugs of what this layer has. Plain pre-normalization is not one."""
+        attention = self.attention
+        has = {
+            "moe": self.feed_forward.experts > 0,
+            "mla": attention.kind == "mla",
+            "gqa": attention.kind in ("gqa", "mqa"),
+            "sliding_window": attention.window is not None,
+            "normalization": attention.qk_norm != "none" or self.norms != "pre",
+        }
+        return frozenset(slug for slug, present in has.items() if present)
+
     def norm_parameters(self, hidden: int) -> int:
         """Return the weights of the norms on the residual stream."""
         return (4 if self.norms == "sandwich" else 2) * hidden
