@@ -32,9 +32,9 @@ def _nat_gateway(clients: Clients, name: str, _: Properties) -> object:
 
 
 def _route(clients: Clients, name: str, _: Properties) -> object:
-    table, _, destination = name.partition("|")
-    [found] = clients("ec2").describe_route_tables(RouteTableIds=[table])["RouteTables"]
-    return any(destination in route.values() for route in found["Routes"])
+    table_id, destination = name.split("|")
+    tables = clients("ec2").describe_route_tables(RouteTableIds=[table_id])["RouteTables"]
+    return any(destination in route.values() for table in tables for route in table["Routes"])
 
 
 def _association(clients: Clients, name: str, _: Properties) -> object:

@@ -24,7 +24,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(look: Callable[[], Found], what: str, seconds: float = 20) -> Found:
+def until(look: Callable[[], Found | None], what: str, seconds: float = 20) -> Found:
     """Look again and again until there is something to see."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
@@ -43,7 +43,7 @@ class Emulator:
     def client(self, service: str) -> Any:
         if service not in self._clients:
             given = daemon.environment(self.running, account=self.account, region=self.region)
-            self._clients[service] = boto3.Session().client(  # type: ignore[call-overload]
+            self._clients[service] = boto3.Session().client(
                 service,
                 endpoint_url=given["AWS_ENDPOINT_URL"],
                 aws_access_key_id=given["AWS_ACCESS_KEY_ID"],
