@@ -19,7 +19,7 @@ def _make(service: str, endpoint: str, account: str, region: str) -> Any:
         region_name=region,
     )
     config = Config(retries={"max_attempts": 1}, connect_timeout=5, read_timeout=60)
-    return session.client(service, endpoint_url=endpoint, config=config)  # type: ignore[call-overload]
+    return session.client(service, endpoint_url=endpoint, config=config)
 
 
 def client(service: str, endpoint: str, account: str, region: str) -> Any:

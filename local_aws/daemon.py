@@ -1,5 +1,6 @@
 """Starts and stops the embedded AWS as a process of its own, for the command line and for tests."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from local_aws.errors import EmulatorError
-from local_aws.settings import ACCOUNT, MACHINES, REGION, Settings
-from local_aws.machines.machine import kill_leftovers
+from local_aws.machines.machine import AWS_CLI, kill_leftovers
 from local_aws.processes import command, listener, port_is_free, started
+from local_aws.settings import ACCOUNT, MACHINES, REGION, Settings
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 15.0
@@ -56,7 +57,7 @@ class Running:
 
 
 def start(state_dir: Path, port: int) -> Running:
-    """Start an embedded AWS and wait until it answers; an earlier one that was killed is cleaned up.
+    """Start an embedded AWS, after cleaning up one that was killed, and wait until it answers.
 
     Args:
         state_dir: Folder for its state, made and later removed. Nothing else belongs in it.
@@ -70,13 +71,16 @@ def start(state_dir: Path, port: int) -> Running:
             "stop it first"
         )
     _remove_state(settings)
+    if not AWS_CLI.exists():
+        raise EmulatorError(f"{AWS_CLI} is missing: install requirements.txt")
     if not port_is_free(port):
         raise EmulatorError(f"port {port} is in use by {_user_of(port)}: choose another port")
     settings.state_dir.mkdir(parents=True)
+    command_line = [sys.executable, "-m", "local_aws", "serve"]
+    command_line += ["--port", str(port), "--state-dir", str(settings.state_dir)]
     with settings.log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "local_aws", "serve", "--port", str(port), "--state-dir"]
-            + [str(settings.state_dir)],
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            command_line,
             cwd=_CHECKOUT,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -95,12 +99,13 @@ def start(state_dir: Path, port: int) -> Running:
     return running
 
 
-def stop(state_dir: Path) -> None:
-    """Stop an embedded AWS and its machines, and remove its state; without one, do nothing."""
+def stop(state_dir: Path) -> bool:
+    """Stop an embedded AWS and its machines, remove its state, and return whether one ran."""
     running = status(state_dir)
     if running:
         _end(running)
     _remove_state(Settings(port=0, state_dir=state_dir.resolve()))
+    return running is not None
 
 
 def status(state_dir: Path) -> Running | None:
@@ -182,10 +187,8 @@ def _end(running: Running) -> None:
 
 def _reap(pid: int) -> None:
     """Take note of the end of a process that this one started itself."""
-    try:
+    with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
 
 
 def _remove_state(settings: Settings) -> None:

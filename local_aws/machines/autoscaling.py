@@ -59,7 +59,7 @@ def _refuse(message: str, code: str = "ValidationError") -> Response:
 
 
 def _instance(member: Member, group: str | None = None) -> dict[str, Any]:
-    described = {
+    described: dict[str, Any] = {
         "InstanceId": member.instance_id,
         "InstanceType": member.facts["instance-type"],
         "AvailabilityZone": member.zone,

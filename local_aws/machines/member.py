@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from local_aws.machines.cloud import Cloud, Hook, TargetGroup
 from local_aws.machines.health import HealthCheck
@@ -16,11 +17,13 @@ class Action:
     """A lifecycle hook that waits for its answer on one instance."""
 
     hook: Hook
-    deadline: float = 0.0
+    deadline: float
     result: str | None = None  # written by the API, read by the runner
 
-    def __post_init__(self) -> None:
-        self.heartbeat()
+    @classmethod
+    def begin(cls, hook: Hook) -> Self:
+        """Begin to wait for the answer of a hook."""
+        return cls(hook, time.monotonic() + hook.timeout)
 
     def heartbeat(self) -> None:
         """Begin the timeout of the hook anew."""
@@ -76,7 +79,7 @@ class Member:
     def begin_launch(self, hooks: Sequence[Hook]) -> None:
         """Boot; in service once the hooks have been answered, if there are any."""
         self.machine.boot()
-        self.actions = {hook.name: Action(hook) for hook in hooks}
+        self.actions = {hook.name: Action.begin(hook) for hook in hooks}
         self.phase = "Pending:Wait" if hooks else "Pending:Proceed"
 
     def enter_service(self, cloud: Cloud, target_groups: Sequence[TargetGroup]) -> None:
@@ -110,7 +113,7 @@ class Member:
             check.stop()
             cloud.deregister(check.group.arn, self.instance_id)
         self.checks = []
-        self.actions = {hook.name: Action(hook) for hook in hooks}
+        self.actions = {hook.name: Action.begin(hook) for hook in hooks}
         if hooks:
             self.phase = "Terminating:Wait"
         else:

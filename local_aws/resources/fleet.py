@@ -19,13 +19,8 @@ from local_aws.resources.table import Attributes, Aws, Made, Properties, Resourc
 
 GROUP = "AWS::AutoScaling::AutoScalingGroup"
 _SIZES = ("MinSize", "MaxSize", "DesiredCapacity")
-# Properties that the control plane drops, and under which name a describe call shows them.
-_KEPT = {
-    "TargetGroupARNs": "TargetGroupARNs",
-    "MaxInstanceLifetime": "MaxInstanceLifetime",
-    "CapacityRebalance": "CapacityRebalance",
-    "DefaultInstanceWarmup": "DefaultInstanceWarmup",
-}
+# Properties that the control plane drops, and a describe call shows.
+_KEPT = ("TargetGroupARNs", "MaxInstanceLifetime", "CapacityRebalance", "DefaultInstanceWarmup")
 _PLAYED = {
     *_SIZES,
     *_KEPT,
@@ -79,7 +74,7 @@ class Groups:
             name, attributes = provisioners._asg_create(
                 resource.logical_id, dict(resource.properties), resource.stack
             )
-            self._complete(name, resource.properties)
+            _complete(aws, name, resource.properties)
             if signal:
                 try:
                     signals.wait(
@@ -99,7 +94,7 @@ class Groups:
         record = records._asgs[name]
         before = copy.deepcopy(record)
         policy = _policy(resource, "UpdatePolicy")
-        attributes = self._apply(name, resource, policy)
+        attributes = self._apply(aws, name, resource, policy)
         rolling = policy.get("AutoScalingRollingUpdate")
         if rolling is None or record["LaunchTemplate"] == before["LaunchTemplate"]:
             return Made(name, attributes)
@@ -140,21 +135,7 @@ class Groups:
         group = self._group(aws, name)
         return group.reason if group and group.given_up else None
 
-    def _complete(self, name: str, properties: Properties) -> None:
-        """Add to a record what the control plane leaves out."""
-        record = records._asgs[name]
-        for given, shown in _KEPT.items():
-            record[shown] = properties.get(given)
-        record["EnabledMetrics"] = [
-            {"Metric": metric, "Granularity": collection["Granularity"]}
-            for collection in properties.get("MetricsCollection", [])
-            for metric in collection.get("Metrics", ["All"])
-        ]
-        for hook in properties.get("LifecycleHookSpecificationList", []):
-            key = f"{name}/{hook['LifecycleHookName']}"
-            records._hooks[key] = records._hook_record(name, hook["LifecycleHookName"], hook)
-
-    def _apply(self, name: str, resource: Resource, policy: dict[str, Any]) -> Attributes:
+    def _apply(self, aws: Aws, name: str, resource: Resource, policy: dict[str, Any]) -> Attributes:
         """Write the new properties; sizes that the template does not change stay as they are."""
         record = records._asgs[name]
         stack = cloudformation._stacks[resource.stack]
@@ -169,7 +150,7 @@ class Groups:
         _, attributes = provisioners._asg_update(
             name, dict(old), new, resource.stack, resource.logical_id
         )
-        self._complete(name, resource.properties)
+        _complete(aws, name, resource.properties)
         return dict(attributes)
 
     def _roll(self, aws: Aws, name: str, resource: Resource, rolling: dict[str, Any]) -> None:
@@ -198,6 +179,24 @@ class Groups:
         replacement = Replacement(batch=batch, version=version)
         group.replacements = [replacement, *group.replacements]
         return replacement
+
+
+def _complete(aws: Aws, name: str, properties: Properties) -> None:
+    """Add to a record what the control plane leaves out."""
+    record = records._asgs[name]
+    for kept in _KEPT:
+        record[kept] = properties.get(kept)
+    subnets = aws.client("ec2").describe_subnets(SubnetIds=properties["VPCZoneIdentifier"])
+    zones = {subnet["AvailabilityZone"] for subnet in subnets["Subnets"]}
+    record["AvailabilityZones"] = sorted(zones)
+    record["EnabledMetrics"] = [
+        {"Metric": metric, "Granularity": collection["Granularity"]}
+        for collection in properties.get("MetricsCollection", [])
+        for metric in collection.get("Metrics", ["All"])
+    ]
+    for hook in properties.get("LifecycleHookSpecificationList", []):
+        key = f"{name}/{hook['LifecycleHookName']}"
+        records._hooks[key] = records._hook_record(name, hook["LifecycleHookName"], hook)
 
 
 def _refuse_unplayed(properties: Properties) -> None:

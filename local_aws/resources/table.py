@@ -80,7 +80,7 @@ class Type:
 def is_gone(error: ClientError) -> bool:
     """Tell whether a service said that there is no such thing (any more)."""
     code = error.response.get("Error", {}).get("Code", "")
-    return "NotFound" in code or "NoSuch" in code or "does not exist" in str(error)
+    return code == "404" or "NotFound" in code or "NoSuch" in code or "does not exist" in str(error)
 
 
 _own: set[str] = set()
