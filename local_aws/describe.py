@@ -11,7 +11,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from local_aws.resources.table import is_gone
+from local_aws.clients import is_gone
 
 Clients = Callable[[str], Any]  # the name of a service -> its boto3 client
 Properties = Mapping[str, Any]

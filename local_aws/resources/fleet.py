@@ -95,6 +95,8 @@ class Groups:
         before = copy.deepcopy(record)
         policy = _policy(resource, "UpdatePolicy")
         attributes = self._apply(aws, name, resource, policy)
+        if "AutoScalingReplacingUpdate" in policy:
+            raise ValueError(f"{GROUP}: AutoScalingReplacingUpdate is not played here")
         rolling = policy.get("AutoScalingRollingUpdate")
         if rolling is None or record["LaunchTemplate"] == before["LaunchTemplate"]:
             return Made(name, attributes)
@@ -102,7 +104,7 @@ class Groups:
             self._roll(aws, name, resource, rolling)
         except SignalError:
             record.update(before)
-            self._replace(aws, name, batch=record["MaxSize"])
+            self._replace(aws, name, batch=max(1, record["MaxSize"]))
             raise
         return Made(name, attributes)
 
@@ -157,13 +159,18 @@ class Groups:
         batch = int(rolling.get("MaxBatchSize", 1))
         with self._signals(resource) as signals:
             replacement = self._replace(aws, name, batch=batch)
-            desired = records._asgs[name]["DesiredCapacity"]
-            pause = seconds(rolling.get("PauseTime", "PT5M"), resource.logical_id)
-            wants_signals = str(rolling.get("WaitOnResourceSignals", False)).lower() == "true"
+            while replacement.status == "Pending":
+                time.sleep(0.05)
+            wants_signals = (
+                str(rolling.get("WaitOnResourceSignals", False)).lower() == "true"
+                # Nobody may signal a stack that rolls back.
+                and "ROLLBACK" not in cloudformation._stacks[resource.stack]["StackStatus"]
+            )
+            pause = seconds(rolling["PauseTime"], resource.logical_id) if wants_signals else 300.0
             signals.wait(
-                count=desired if wants_signals else 0,
+                count=replacement.total if wants_signals else 0,
                 percent=int(rolling.get("MinSuccessfulInstancesPercent", 100)),
-                seconds=pause * max(1, -(-desired // batch)),
+                seconds=pause * max(1, -(-replacement.total // batch)),
                 also=lambda: replacement.status == "Successful",
                 given_up=lambda: replacement.reason if replacement.over else None,
             )
@@ -202,7 +209,7 @@ def _complete(aws: Aws, name: str, properties: Properties) -> None:
 def _refuse_unplayed(properties: Properties) -> None:
     unplayed = sorted(set(properties) - _PLAYED)
     if unplayed:
-        raise ValueError(f"{GROUP}: {', '.join(unplayed)} is not played by the embedded AWS")
+        raise ValueError(f"{GROUP}: {', '.join(unplayed)} is not played here")
 
 
 def _create_warm_pool(aws: Aws, resource: Resource) -> Made:

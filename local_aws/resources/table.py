@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 from ministack.core.responses import get_account_id, get_region
 from ministack.services.cloudformation import provisioners, stacks
 
-from local_aws.clients import client
+from local_aws.clients import client, is_gone
 
 Properties = Mapping[str, Any]
 Attributes = dict[str, str]
@@ -75,12 +75,6 @@ class Type:
     create: Callable[[Aws, Resource], Made]
     delete: Callable[[Aws, str, Properties], object]
     update: Callable[[Aws, str, Resource], Made] | None = None
-
-
-def is_gone(error: ClientError) -> bool:
-    """Tell whether a service said that there is no such thing (any more)."""
-    code = error.response.get("Error", {}).get("Code", "")
-    return code == "404" or "NotFound" in code or "NoSuch" in code or "does not exist" in str(error)
 
 
 _own: set[str] = set()
