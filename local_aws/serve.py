@@ -34,7 +34,7 @@ def serve(settings: Settings) -> None:
 
     from local_aws.behind import put_moto_behind
     from local_aws.front import Front
-    from local_aws.images import publish_images
+    from local_aws.givens import give_s3_its_key, publish_images
     from local_aws.machines.autoscaling import AutoScalingApi, scopes
     from local_aws.machines.loadbalancing import LoadBalancing
     from local_aws.machines.runner import Runner
@@ -46,6 +46,7 @@ def serve(settings: Settings) -> None:
     LoadBalancing(runner).install()
     put_moto_behind()
     publish_images()
+    give_s3_its_key()
     register_all(Aws(settings.endpoint), runner)
 
     config = Config()

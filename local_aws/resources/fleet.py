@@ -140,9 +140,7 @@ class Groups:
     def _apply(self, aws: Aws, name: str, resource: Resource, policy: dict[str, Any]) -> Attributes:
         """Write the new properties; sizes that the template does not change stay as they are."""
         record = records._asgs[name]
-        stack = cloudformation._stacks[resource.stack]
-        old = stack["_resources"][resource.logical_id]["Properties"]
-        new = dict(resource.properties)
+        old, new = resource.before, dict(resource.properties)
         scheduled = policy.get("AutoScalingScheduledAction", {})
         if str(scheduled.get("IgnoreUnmodifiedGroupSizeProperties")).lower() == "true":
             new |= {k: record[k] for k in _SIZES if k in new and new[k] == old.get(k)}
@@ -150,7 +148,7 @@ class Groups:
             least, most = int(new["MinSize"]), int(new["MaxSize"])
             new["DesiredCapacity"] = min(max(record["DesiredCapacity"], least), most)
         _, attributes = provisioners._asg_update(
-            name, dict(old), new, resource.stack, resource.logical_id
+            name, old, new, resource.stack, resource.logical_id
         )
         _complete(aws, name, resource.properties)
         return dict(attributes)

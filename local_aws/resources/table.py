@@ -5,7 +5,7 @@ that what a stack made is what a describe call shows.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -41,11 +41,19 @@ class Aws:
 
 @dataclass(frozen=True)
 class Resource:
-    """A resource of a template: its place in the stack, and its resolved properties."""
+    """A resource of a template: its place in the stack, and its resolved properties.
+
+    Args:
+        stack: The name of its stack.
+        logical_id: Its name in the template.
+        properties: As they shall be.
+        before: As they were, if it is changed.
+    """
 
     stack: str
     logical_id: str
     properties: Properties
+    before: Properties = field(default_factory=dict)
 
     def name(self, longest: int) -> str:
         """Return the name that CloudFormation gives a resource without one."""
@@ -91,11 +99,11 @@ def register(aws: Aws, kind: Type) -> None:
         return made.physical_id, made.attributes
 
     def update(
-        physical_id: str, _old: Properties, new: Properties, stack: str, logical_id: str
+        physical_id: str, old: Properties, new: Properties, stack: str, logical_id: str
     ) -> tuple[str, Attributes]:
         if kind.update is None:  # the engine deletes the old one once the update has succeeded
             return create(logical_id, new, stack)
-        made = kind.update(aws, physical_id, Resource(stack, logical_id, new))
+        made = kind.update(aws, physical_id, Resource(stack, logical_id, new, old))
         return made.physical_id, made.attributes
 
     def delete(physical_id: str, properties: Properties) -> None:

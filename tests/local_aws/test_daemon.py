@@ -161,9 +161,9 @@ def test_ctrl_c_ends_what_runs_in_the_foreground(tmp_path: Path) -> None:
 
 def test_the_foreground_says_in_one_line_that_the_port_is_taken(tmp_path: Path) -> None:
     other = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    given = ["--port", str(other.server_port), "--state-dir", str(tmp_path)]
     ended = subprocess.run(
-        [sys.executable, "-m", "local_aws", "serve"]
-        + ["--port", str(other.server_port), "--state-dir", str(tmp_path)],
+        [sys.executable, "-m", "local_aws", "serve", *given],
         cwd=ROOT,
         capture_output=True,
         text=True,
