@@ -6,6 +6,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 _lock = Lock()
 
@@ -26,3 +27,9 @@ def client(service: str, endpoint: str, account: str, region: str) -> Any:
     """Return the client of a service as seen from one account and region."""
     with _lock:  # making a client is not thread-safe, using one is
         return _make(service, endpoint, account, region)
+
+
+def is_gone(error: ClientError) -> bool:
+    """Tell whether a service said that there is no such thing (any more)."""
+    code = error.response.get("Error", {}).get("Code", "")
+    return code == "404" or "NotFound" in code or "NoSuch" in code or "does not exist" in str(error)

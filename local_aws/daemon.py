@@ -21,6 +21,9 @@ from local_aws.settings import ACCOUNT, MACHINES, REGION, Settings
 _START_SECONDS = 30.0
 _STOP_SECONDS = 15.0
 _CHECKOUT = Path(__file__).parents[1]
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_LOOPBACK = "localhost,127.0.0.1"
+_OURS = ("emulator.json", "emulator.log")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Running:
 
     def machines(self) -> list[dict[str, Any]]:
         """Return every machine, and the last failed ones with the reason."""
-        with urllib.request.urlopen(f"{self.endpoint}{MACHINES}", timeout=10) as answer:  # noqa: S310
+        with _DIRECT.open(f"{self.endpoint}{MACHINES}", timeout=10) as answer:
             found: list[dict[str, Any]] = json.load(answer)
             return found
 
@@ -135,7 +138,10 @@ def environment(
         "AWS_SECRET_ACCESS_KEY": "local",
         "AWS_REGION": region,
         "AWS_DEFAULT_REGION": region,
+        "AWS_SESSION_TOKEN": "",
         "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": _LOOPBACK,
+        "no_proxy": _LOOPBACK,
         # Neither the user's profiles nor what the CLI remembers of accounts may reach it.
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
@@ -192,5 +198,11 @@ def _reap(pid: int) -> None:
 
 
 def _remove_state(settings: Settings) -> None:
+    folder = settings.state_dir
+    if not folder.exists():
+        return
+    held = [entry.name for entry in folder.iterdir()]
+    if held and not set(_OURS) & set(held):
+        raise EmulatorError(f"{folder} holds other files than the embedded AWS's: choose another")
     kill_leftovers(settings.instances_dir)
-    shutil.rmtree(settings.state_dir, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import ClientError
+from ministack.services.cloudformation.engine import _parse_template
 
-from local_aws.resources.table import is_gone
+from local_aws.clients import is_gone
 
 Clients = Callable[[str], Any]  # the name of a service -> its boto3 client
 Properties = Mapping[str, Any]
@@ -52,10 +53,12 @@ def _attachment(clients: Clients, name: str, _: Properties) -> object:
 
 def _inline_policy(clients: Clients, _: str, properties: Properties) -> object:
     """A policy inside of roles has no id of its own: the template says where it is."""
-    return all(
-        clients("iam").get_role_policy(RoleName=role, PolicyName=properties["PolicyName"])
-        for role in properties["Roles"]
-    )
+    for role in properties["Roles"]:
+        found = clients("iam").list_role_policies(RoleName=role)["PolicyNames"]
+        wanted = properties["PolicyName"]
+        if not (wanted in found if isinstance(wanted, str) else found):
+            return False
+    return True
 
 
 def _topic_policy(clients: Clients, _: str, properties: Properties) -> object:
@@ -231,7 +234,8 @@ def resources(stack: str, clients: Clients) -> list[Resource]:
     rows = [row for page in pages for row in page["StackResourceSummaries"]]
     names = {row["LogicalResourceId"]: row["PhysicalResourceId"] for row in rows}
     body = cloudformation.get_template(StackName=stack)["TemplateBody"]
-    template = body if isinstance(body, dict) else json.loads(body)
+    # boto3 reads JSON; the CDK CLI's own template is YAML with CloudFormation's tags.
+    template = body if isinstance(body, dict) else _parse_template(body)
     return [
         Resource(
             row["LogicalResourceId"],

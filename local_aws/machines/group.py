@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from local_aws.machines.cloud import Cloud, Launched, TargetGroup
 from local_aws.machines.member import Member
 
@@ -184,12 +186,20 @@ class Group:
                 self._retire(member)
 
     def _launch(self, wanted: dict[str, Any]) -> None:
-        launched = self.cloud.launch(wanted, self._turn)
+        try:
+            launched = self.cloud.launch(wanted, self._turn)
+        except (ClientError, KeyError, ValueError) as error:  # what the template says is at fault
+            self.failures += 1
+            self.last_failure = f"the launch template makes no instance: {error}"
+            return
         self._turn += 1
         member = self._make(self.cloud, launched)
         self.members.append(member)
         self._begin("Launching a new EC2 instance", member, "launch")
-        member.begin_launch(self.cloud.hooks(self.name, "LAUNCHING"))
+        try:
+            member.begin_launch(self.cloud.hooks(self.name, "LAUNCHING"))
+        except OSError as error:
+            member.failure = f"the machine cannot boot: {error}"
 
     def _begin(self, what: str, member: Member, kind: str) -> None:
         activity = {

@@ -1,5 +1,6 @@
 """S3 buckets with the properties that the control plane drops, and refused while they hold data."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -81,16 +82,23 @@ def _put_ownership(s3: Any, bucket: str, given: Any) -> None:
     s3.put_bucket_ownership_controls(Bucket=bucket, OwnershipControls=given)
 
 
+def _put_acl(s3: Any, bucket: str, given: Any) -> None:
+    if given != "Private":  # which is what a bucket has, also one that allows no ACL
+        canned = re.sub(r"(?<!^)(?=[A-Z])", "-", given).lower()  # LogDeliveryWrite
+        s3.put_bucket_acl(Bucket=bucket, ACL=canned)
+
+
 def _put_tags(s3: Any, bucket: str, given: Any) -> None:
     tags = [{"Key": tag["Key"], "Value": str(tag["Value"])} for tag in given]
     s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": tags})
 
 
-# Property -> how it is put, and what the API calls taking it away.
-_APPLIED: dict[str, tuple[Callable[[Any, str, Any], None], str]] = {
+# Property -> how it is put, and what the API calls taking it away (an ACL goes with its bucket).
+_APPLIED: dict[str, tuple[Callable[[Any, str, Any], None], str | None]] = {
     "BucketEncryption": (_put_encryption, "delete_bucket_encryption"),
     "LifecycleConfiguration": (_put_lifecycle, "delete_bucket_lifecycle"),
     "OwnershipControls": (_put_ownership, "delete_bucket_ownership_controls"),
+    "AccessControl": (_put_acl, None),  # after the ownership, which may forbid it
     "Tags": (_put_tags, "delete_bucket_tagging"),
 }
 
@@ -103,7 +111,7 @@ def _apply(aws: Aws, bucket: str, properties: Properties, *, made: bool) -> None
     for name, (put, delete) in _APPLIED.items():
         if name in properties:
             put(s3, bucket, properties[name])
-        elif not made:
+        elif not made and delete:
             getattr(s3, delete)(Bucket=bucket)
     if "LoggingConfiguration" in properties or not made:
         _put_logging(s3, bucket, properties.get("LoggingConfiguration", {}))
@@ -122,7 +130,9 @@ def _create(aws: Aws, resource: Resource) -> Made:
 
 
 def _update(aws: Aws, bucket: str, resource: Resource) -> Made:
-    _, attributes = provisioners._s3_update(bucket, {}, resource.properties, resource.stack)
+    _, attributes = provisioners._s3_update(
+        bucket, resource.before, resource.properties, resource.stack
+    )
     versioning = resource.properties.get("VersioningConfiguration", {"Status": "Suspended"})
     if versioning["Status"] == "Suspended" and _is_versioned(aws, bucket):
         aws.client("s3").put_bucket_versioning(Bucket=bucket, VersioningConfiguration=versioning)

@@ -95,6 +95,8 @@ class Groups:
         before = copy.deepcopy(record)
         policy = _policy(resource, "UpdatePolicy")
         attributes = self._apply(aws, name, resource, policy)
+        if "AutoScalingReplacingUpdate" in policy:
+            raise ValueError(f"{GROUP}: AutoScalingReplacingUpdate is not played here")
         rolling = policy.get("AutoScalingRollingUpdate")
         if rolling is None or record["LaunchTemplate"] == before["LaunchTemplate"]:
             return Made(name, attributes)
@@ -102,7 +104,7 @@ class Groups:
             self._roll(aws, name, resource, rolling)
         except SignalError:
             record.update(before)
-            self._replace(aws, name, batch=record["MaxSize"])
+            self._replace(aws, name, batch=max(1, record["MaxSize"]))
             raise
         return Made(name, attributes)
 
@@ -138,9 +140,7 @@ class Groups:
     def _apply(self, aws: Aws, name: str, resource: Resource, policy: dict[str, Any]) -> Attributes:
         """Write the new properties; sizes that the template does not change stay as they are."""
         record = records._asgs[name]
-        stack = cloudformation._stacks[resource.stack]
-        old = stack["_resources"][resource.logical_id]["Properties"]
-        new = dict(resource.properties)
+        old, new = resource.before, dict(resource.properties)
         scheduled = policy.get("AutoScalingScheduledAction", {})
         if str(scheduled.get("IgnoreUnmodifiedGroupSizeProperties")).lower() == "true":
             new |= {k: record[k] for k in _SIZES if k in new and new[k] == old.get(k)}
@@ -148,7 +148,7 @@ class Groups:
             least, most = int(new["MinSize"]), int(new["MaxSize"])
             new["DesiredCapacity"] = min(max(record["DesiredCapacity"], least), most)
         _, attributes = provisioners._asg_update(
-            name, dict(old), new, resource.stack, resource.logical_id
+            name, old, new, resource.stack, resource.logical_id
         )
         _complete(aws, name, resource.properties)
         return dict(attributes)
@@ -157,13 +157,18 @@ class Groups:
         batch = int(rolling.get("MaxBatchSize", 1))
         with self._signals(resource) as signals:
             replacement = self._replace(aws, name, batch=batch)
-            desired = records._asgs[name]["DesiredCapacity"]
-            pause = seconds(rolling.get("PauseTime", "PT5M"), resource.logical_id)
-            wants_signals = str(rolling.get("WaitOnResourceSignals", False)).lower() == "true"
+            while replacement.status == "Pending":
+                time.sleep(0.05)
+            wants_signals = (
+                str(rolling.get("WaitOnResourceSignals", False)).lower() == "true"
+                # Nobody may signal a stack that rolls back.
+                and "ROLLBACK" not in cloudformation._stacks[resource.stack]["StackStatus"]
+            )
+            pause = seconds(rolling["PauseTime"], resource.logical_id) if wants_signals else 300.0
             signals.wait(
-                count=desired if wants_signals else 0,
+                count=replacement.total if wants_signals else 0,
                 percent=int(rolling.get("MinSuccessfulInstancesPercent", 100)),
-                seconds=pause * max(1, -(-desired // batch)),
+                seconds=pause * max(1, -(-replacement.total // batch)),
                 also=lambda: replacement.status == "Successful",
                 given_up=lambda: replacement.reason if replacement.over else None,
             )
@@ -202,7 +207,7 @@ def _complete(aws: Aws, name: str, properties: Properties) -> None:
 def _refuse_unplayed(properties: Properties) -> None:
     unplayed = sorted(set(properties) - _PLAYED)
     if unplayed:
-        raise ValueError(f"{GROUP}: {', '.join(unplayed)} is not played by the embedded AWS")
+        raise ValueError(f"{GROUP}: {', '.join(unplayed)} is not played here")
 
 
 def _create_warm_pool(aws: Aws, resource: Resource) -> Made:

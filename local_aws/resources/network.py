@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from ministack.services.cloudformation import provisioners
+
 from local_aws.resources.table import Aws, Made, Properties, Resource, Type
 
 
@@ -102,7 +104,31 @@ def _rule_type(direction: str, peer: str) -> Type:
     return Type(f"AWS::EC2::SecurityGroup{direction.title()}", create, delete)
 
 
+def _with_range(made: tuple[str, dict[str, str]], properties: Properties) -> Made:
+    """Add the attribute that the control plane leaves out."""
+    vpc, attributes = made
+    return Made(vpc, {**attributes, "CidrBlock": properties["CidrBlock"]})
+
+
+def _create_vpc(_: Aws, resource: Resource) -> Made:
+    properties = resource.properties
+    made = provisioners._ec2_vpc_create(resource.logical_id, properties, resource.stack)
+    return _with_range(made, properties)
+
+
+def _update_vpc(_: Aws, vpc: str, resource: Resource) -> Made:
+    made = provisioners._ec2_vpc_update(
+        vpc, resource.before, resource.properties, resource.stack, resource.logical_id
+    )
+    return _with_range(made, resource.properties)
+
+
+def _delete_vpc(_: Aws, vpc: str, properties: Properties) -> None:
+    provisioners._ec2_vpc_delete(vpc, properties)
+
+
 NETWORK = (
+    Type("AWS::EC2::VPC", _create_vpc, _delete_vpc, _update_vpc),
     Type("AWS::EC2::EIP", _allocate_address, _release_address),
     Type("AWS::EC2::NatGateway", _create_nat_gateway, _delete_nat_gateway),
     Type("AWS::EC2::FlowLog", _create_flow_log, _delete_flow_log),
