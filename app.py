@@ -12,7 +12,7 @@ import aws_cdk as cdk
 from cdk_nag import AwsSolutionsChecks
 
 from config import ConfigError, Override
-from constructs_lib.rules import OurRules
+from constructs_lib.rules import RULES, RulesPlugin
 from stacks.map_data import INNOVATIONS
 from stacks.registry import environments
 from stacks.stage import ToolkitStage
@@ -30,7 +30,7 @@ def build(context: Mapping[str, Any] | None = None, wheelhouses: Path = FOLDER) 
     only, overrides = read_context(app.node.get_all_context())
     for environment in environments(only, overrides):
         ToolkitStage(app, environment, wheelhouses=wheelhouses)
-    cdk.Validations.of(app).add_plugins(AwsSolutionsChecks(app, verbose=True), OurRules())
+    cdk.Validations.of(app).add_plugins(AwsSolutionsChecks(app, verbose=True), RulesPlugin(RULES))
     return app
 
 

@@ -7,6 +7,7 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from constructs_lib.closed_group import ClosedGroup
 from constructs_lib.code_asset import CodeAsset, ZipAsset
 from constructs_lib.fleet_group import FleetGroup, Machines
 from constructs_lib.fleet_watch import FleetWatch, Limits
@@ -154,12 +155,11 @@ class DecodeFleet(Construct):
 
 
 def _node_security_group(scope: Construct, site: Site) -> ec2.SecurityGroup:
-    group = ec2.SecurityGroup(
+    group = ClosedGroup(
         scope,
         "SecurityGroup",
         vpc=site.vpc,
         description="Nodes: requests from the load balancer, HTTPS to AWS",
-        allow_all_outbound=False,
     )
     https = ec2.Port.tcp(443)
     group.add_egress_rule(site.endpoints, https, "interface endpoints")

@@ -5,6 +5,7 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_elasticloadbalancingv2 as elb
 from constructs import Construct
 
+from constructs_lib.closed_group import ClosedGroup
 from constructs_lib.data_bucket import AccessLogBucket
 from constructs_lib.site import Site
 
@@ -39,12 +40,11 @@ class FrontDoor(Construct):
     ) -> None:
         super().__init__(scope, construct_id)
         port = 443 if certificate_arn else 80
-        self.security_group = ec2.SecurityGroup(
+        self.security_group = ClosedGroup(
             self,
             "SecurityGroup",
             vpc=site.vpc,
             description="Load balancer: calls from inside the VPC",
-            allow_all_outbound=False,
         )
         self.security_group.add_ingress_rule(
             ec2.Peer.ipv4(site.cidr), ec2.Port.tcp(port), "calls from inside the VPC"

@@ -9,6 +9,8 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from constructs_lib.closed_group import ClosedGroup
+
 # What a node of a fleet calls, and what a person needs to open a session on it. Each costs money
 # in every zone, so none is here without a caller. Not ec2messages: agents since 3.3.40 use
 # ssmmessages. Not kms: S3 and EBS call it themselves. Not sts: the role comes from the metadata.
@@ -58,12 +60,11 @@ class PrivateVpc(Construct):
         ]
         for statement in s3_policy:
             s3_endpoint.add_to_policy(statement)
-        self.endpoints = ec2.SecurityGroup(
+        self.endpoints = ClosedGroup(
             self,
             "Endpoints",
             vpc=self.vpc,
             description="Interface endpoints: HTTPS from inside the VPC",
-            allow_all_outbound=False,
         )
         self.endpoints.add_ingress_rule(
             ec2.Peer.ipv4(self.CIDR), ec2.Port.tcp(443), "HTTPS from inside the VPC"

@@ -18,11 +18,9 @@ from config import (
     load_environments,
 )
 from constructs_lib import DecodeFleet
-from stacks.base import Base
 from stacks.gqa import GqaSettings, GqaStack
 from stacks.innovation import Innovation
 from stacks.map_data import GQA, INNOVATIONS
-
 
 # Called with scope, id, settings and base.
 StackClass = Callable[..., Stack]
