@@ -7,6 +7,7 @@ from config.loader import (
     innovation_settings,
     load_environments,
 )
+from config.regions import ec2_instance_types
 from config.schema import Budget, Count, EnvironmentConfig, InnovationSettings, Section
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Override",
     "Section",
     "SettingsBySlug",
+    "ec2_instance_types",
     "innovation_settings",
     "load_environments",
 ]
