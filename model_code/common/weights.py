@@ -68,8 +68,8 @@ class Location:
 def push(
     folder: Path, s3: Any, bucket: str, slug: str, *,
     model: str | None = None, progress: Callable[[int], None] = lambda _: None,
-) -> Location:  # fmt: skip
-    """Upload `folder`, skip what is there already, and say where it is.
+) -> str:  # fmt: skip
+    """Upload `folder`, skip what is there already, and return the pointer to it.
 
     The model is called as its folder unless `model` says otherwise. `progress` is called with each
     number of bytes that is done.
@@ -89,7 +89,7 @@ def push(
                 raise WeightsError(f"{folder / file.path}: changed while it was uploaded")
     with _s3_errors(location.uri + MANIFEST):  # last: who finds it finds all files
         s3.put_object(Bucket=bucket, Key=prefix + MANIFEST, Body=manifest.encode())
-    return location
+    return location.pointer
 
 
 def fetch(source: str, sha256: str, state: Path, *, s3: Any = None) -> Path:
@@ -222,7 +222,7 @@ def _part(s3: Any, location: Location, file: WeightsFile, start: int, end: int) 
                     Key=location.prefix + file.path,
                     Range=f"bytes={start}-{end - 1}",
                 )
-                return answer["Body"].read()  # type: ignore[no-any-return]
+                return answer["Body"].read()
             except (HTTPClientError, IncompleteReadError):
                 if attempt == _ATTEMPTS - 1:
                     raise

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import xllamacpp  # type: ignore[import-untyped]
+import xllamacpp
 
 from model_code.common.engine import Generation, Piece, PromptTooLongError
 from model_code.common.errors import WeightsError
