@@ -58,7 +58,9 @@ def create_only() -> dict[str, list[str]]:
     found = {}
     for name, digest in sorted(types.items()):
         schema = json.loads((schemas / "resources" / f"{digest}.json").read_text())
-        paths = [path.removeprefix("/properties/") for path in schema.get("createOnlyProperties", [])]
+        paths = [
+            path.removeprefix("/properties/") for path in schema.get("createOnlyProperties", [])
+        ]
         if paths:
             found[name] = sorted(paths)
     return found
