@@ -57,8 +57,8 @@ class Saving:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the lowest claim is reached; None without one."""
-        return None if self.claim is None else self.saved >= self.claim[0]
+        """Whether the lowest claim is reached, to the whole percent that it is given in."""
+        return None if self.claim is None else round(self.saved, 2) >= self.claim[0]
 
 
 def dense(architecture: Architecture) -> Architecture:
@@ -146,15 +146,15 @@ def savings(architecture: Architecture, load: Load) -> list[Saving]:
     if "mla" in slugs:
         first = architecture.layers[0].attention
         plain = multi_head(architecture)
-        values = 2 * first.heads * first.head_dim * len(architecture.layers)
+        values = first.heads * (first.head_dim + first.value_dim) * len(architecture.layers)
         size = architecture.kv_bytes_per_token("bf16")
         add("mla", "cache bytes a token", plain.kv_bytes_per_token("bf16"), size,
             "layers x (latent + rope) against layers x 2 x heads x value width",
             layers=len(architecture.layers), latent=first.latent_rank, rope=first.rope_dim,
             heads=first.heads, width=first.value_dim)  # fmt: skip
         add("mla", "cache bytes a token, keys as wide as they are", 2 * values, size,
-            "layers x (latent + rope) against layers x 2 x heads x key width",
-            heads=first.heads, width=first.head_dim)  # fmt: skip
+            "layers x (latent + rope) against layers x heads x (key + value width)",
+            heads=first.heads, keys=first.head_dim, values=first.value_dim)  # fmt: skip
     if "gqa" in slugs:
         plain, first = multi_head(architecture), architecture.layers[0].attention
         add("gqa", "attention operations a decode step", attention_flops(plain, context),

@@ -33,6 +33,7 @@ class Instance:
         members: Of an UltraServer: what it is made of, and how many.
         services: SageMaker services that accept it: hyperpod, endpoint, training, training_plan.
         regions: Where it is sold on demand; None when no price list has it.
+        advice: What to know before choosing it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Instance:
     regions: frozenset[str] | None
     source: str
     date: str
+    advice: str | None = None
 
     @property
     def family(self) -> str:
@@ -157,6 +159,7 @@ def _instance(row: Mapping[str, Any]) -> Instance:
             "rates": {dtype: rate * 1e12 for dtype, rate in device["teraflops"].items()},
             "sparse_rate": sparse * 1e12 if sparse else None,
             "runtime": device["runtime"],
+            "advice": device.get("advice"),
         }
     members = row.get("members")
     regions = offered["regions"].get(name)
