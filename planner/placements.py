@@ -221,8 +221,8 @@ class Placer:
         cheapest = self.candidates[0] if self.candidates else None
         if cheapest and cheapest.layout.instance.family != instance.family:
             reasons.append(
-                f"the map's choice; {cheapest.layout.instance.name} x {cheapest.layout.count} "
-                f"ranks first of all"
+                f"{slug} goes on {service} in the map; of all that can serve it, "
+                f"{cheapest.layout.instance.name} x {cheapest.layout.count} ranks first"
             )
         self.placements.append(
             Placement(
@@ -235,17 +235,20 @@ class Placer:
                 reasons=tuple(reasons),
                 always_on=True,
                 details={"role": "serving", **layout_details(layout)},
-                settings={
-                    "model": self.architecture.name,
-                    "instance_type": instance.name,
-                    "min_capacity": max(1, min(layout.count, 2)),
-                    "max_capacity": max(2, 2 * layout.count),
-                    "slots": max(1, min(layout.slots, layout.batch)),
-                }
-                if slug == "gqa"
-                else {},
+                settings=self._fleet_settings(layout) if slug == "gqa" else {},
             )
         )
+
+    def _fleet_settings(self, layout: Layout) -> dict[str, Any]:
+        slots = max(1, min(layout.slots, layout.batch))
+        return {
+            "model": self.architecture.name,
+            "instance_type": layout.instance.name,
+            "min_capacity": layout.count,
+            "max_capacity": 2 * layout.count,
+            "slots": slots,
+            "requests_in_flight_target": max(1, slots * 3 // 4),
+        }
 
     def _train(self, slug: str, service: str, kind: Service, families: tuple[str, ...]) -> None:
         refused = False
@@ -297,6 +300,11 @@ class Placer:
                     if cost.usd_per_hour is None
                     else cost.usd_per_hour * 24 * found.days,
                 },
+                settings={
+                    "model": self.architecture.name,
+                    "instance_type": f"ml.{found.instance.name}",
+                    "instance_count": found.nodes,
+                },
             )
         )
 
@@ -338,6 +346,12 @@ class Placer:
                     "value_bytes": found.value_bytes,
                     "serverless_usd_per_hour": found.serverless_usd_per_hour,
                 },
+                settings={
+                    "model": self.architecture.name,
+                    "node_type": found.node.name,
+                    "shards": found.shards,
+                    "replicas_per_shard": found.replicas,
+                },
             )
         )
 
@@ -366,6 +380,7 @@ class Placer:
                     "memory_mib": found.memory_mib,
                     "usd_per_request": found.usd_per_request,
                 },
+                settings={"model": self.architecture.name, "memory_mib": found.memory_mib},
             )
         )
 

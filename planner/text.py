@@ -3,7 +3,7 @@
 from model_code.common.architecture import BITS, SPARSE
 from planner.catalogue import GIB, vendor_figures
 from planner.placements import Candidate, Placement
-from planner.plan import Plan
+from planner.planning import Plan
 from planner.savings import Saving
 
 

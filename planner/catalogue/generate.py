@@ -80,10 +80,15 @@ def generated() -> dict[str, Any]:
             "date": date,
             "services": services(),
             "regions": by_region,
+            "lambda_runtimes": {
+                runtime: row["deprecated"]
+                for runtime, row in additional("LmbdRuntimeLifecycle.json").items()
+            },
         },
         "create_only.json": {
             "source": f"CloudFormation resource schemas as in cfn-lint's of {date}",
             "types": create_only(),
+            "stateful": sorted(additional("StatefulResources.json")["ResourceTypes"]),
         },
     }
 
