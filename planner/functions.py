@@ -96,7 +96,7 @@ def _fit(architecture: Architecture, load: Load, region: str, dtype: str) -> Fun
 
 
 def _machine(vcpus: int) -> Instance:
-    """Return a machine with so many vCPUs like those of C7i; what Lambda runs on is not published."""
+    """Return a machine of so many vCPUs like C7i's; what Lambda runs on is not published."""
     base = instances()["c7i.large"]
     scale = vcpus / base.vcpus
     return dataclasses.replace(

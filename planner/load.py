@@ -46,6 +46,7 @@ class Load:
     hours: float = 730.0
 
     def __post_init__(self) -> None:
+        """Refuse what cannot be."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in ("dtype", "kv_dtype"):

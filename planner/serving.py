@@ -157,7 +157,7 @@ def _layout(
     stages: int,
 ) -> Layout | None:
     layers = len(demand.architecture.layers)
-    if kind == "tensor" and demand.heads % devices or stages > layers:
+    if (kind == "tensor" and demand.heads % devices) or stages > layers:
         return None
     share = math.ceil(layers / stages) / layers  # of the layers, on the fullest stage
     if kind == "tensor":

@@ -82,9 +82,10 @@ def _candidate(row: Candidate) -> str:
             f"{row.cost.usd_per_hour:.4g} $/h, {row.usd_per_million_tokens:.3g} $/M, "
             f"{row.usd_per_million_tokens_full:.3g} full"
         )
+    pace = layout.speed
     return (
-        f"  {layout.instance.name:<20} x {layout.count:<3} {layout.tokens_per_s:8.3g} tokens/s each "
-        f"(bound {1 / layout.speed.bound_s:.3g}), first token {layout.speed.prefill_s:.3g} s; {price}"
+        f"  {layout.instance.name:<20} x {layout.count:<3} {layout.tokens_per_s:8.3g} tokens/s "
+        f"each (bound {1 / pace.bound_s:.3g}), first token {pace.prefill_s:.3g} s; {price}"
     )
 
 

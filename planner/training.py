@@ -106,7 +106,7 @@ def _gathered(architecture: Architecture) -> float:
 
 
 def _activations(architecture: Architecture, sequence: int) -> float:
-    """Return the bytes of one sequence a device: inputs of each layer kept, one layer recomputed."""
+    """Return the bytes of one sequence a device: layers' inputs kept, one layer recomputed."""
     hidden = architecture.hidden
     kept = 2 * sequence * hidden * len(architecture.layers)
     widest = max(

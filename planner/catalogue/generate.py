@@ -66,6 +66,13 @@ def create_only() -> dict[str, list[str]]:
     return found
 
 
+def additional(file: str) -> dict[str, Any]:
+    """Return one of cfn-lint's own tables."""
+    folder = importlib.resources.files("cfnlint.data.AdditionalSpecs")
+    table: dict[str, Any] = json.loads((folder / file).read_text())
+    return table
+
+
 def generated() -> dict[str, Any]:
     """Return what both files hold, by file name."""
     from botocore import __version__ as botocore_version
