@@ -9,7 +9,8 @@ from model_code.common.layers import NormPlacement, QkNorm
 # Fields that change neither sizes nor the computation of one token.
 _HARMLESS = """
     architectures attention_dropout auto_map bos_token_id cache_implementation
-    chunk_size_feed_forward dtype embd_pdrop eos_token_id ep_size head_dim hidden_dropout id2label initializer_range
+    chunk_size_feed_forward dtype embd_pdrop eos_token_id ep_size head_dim hidden_dropout
+    id2label initializer_range unsloth_fixed unsloth_version
     initial_context_length is_decoder is_encoder_decoder label2id max_window_layers model_type
     output_attentions output_hidden_states output_router_logits pad_token_id pretraining_tp
     quantization_config resid_pdrop return_dict router_aux_loss_coef router_jitter_noise
