@@ -57,11 +57,13 @@ def main() -> int:
     """Run the command line: a user's mistake is one line and exit code 1, never a traceback."""
     from config import ConfigError
     from isomorph.errors import UserError
+    from local_aws.errors import EmulatorError
 
     try:
         cli(prog_name="isomorph", standalone_mode=False)
-    except (UserError, ConfigError) as error:
-        click.echo(f"error: {error}", err=True)
+    except (UserError, ConfigError, EmulatorError) as error:
+        for line in str(error).splitlines():
+            click.echo(f"error: {line}", err=True)
         return 1
     except click.ClickException as error:
         error.show()

@@ -61,7 +61,7 @@ def push_weights(environment: Environment, slug: str, folder: Path) -> str:
             f"config/{environment.name}.yaml, or the foundation was deployed without it"
         ) from None
     try:
-        pushed = weights.push(folder, environment.client("s3"), bucket, slug).pointer
+        pushed = weights.push(folder, environment.client("s3"), bucket, slug)
         ssm.put_parameter(Name=name, Value=pushed, Type="String", Overwrite=True)
     except WeightsError as error:
         raise UserError(str(error)) from None

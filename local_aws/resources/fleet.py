@@ -20,7 +20,13 @@ from local_aws.resources.table import Attributes, Aws, Made, Properties, Resourc
 GROUP = "AWS::AutoScaling::AutoScalingGroup"
 _SIZES = ("MinSize", "MaxSize", "DesiredCapacity")
 # Properties that the control plane drops, and a describe call shows.
-_KEPT = ("TargetGroupARNs", "MaxInstanceLifetime", "CapacityRebalance", "DefaultInstanceWarmup")
+_KEPT = (
+    "TargetGroupARNs",
+    "MaxInstanceLifetime",
+    "CapacityRebalance",
+    "DefaultInstanceWarmup",
+    "NotificationConfigurations",
+)
 _PLAYED = {
     *_SIZES,
     *_KEPT,
