@@ -61,13 +61,41 @@ def bootstrap(
     run(["bootstrap", f"aws://{account}/{region}"], environment=environment, log=log, cwd=scratch)
 
 
-def deploy(
-    stacks: Sequence[str], *, context: Mapping[str, str], environment: Mapping[str, str], log: Path
-) -> str:
-    """Run `cdk deploy` for stacks by path, without asking, and return what it printed."""
-    options = [part for key, value in context.items() for part in ("-c", f"{key}={value}")]
-    return run(
-        ["deploy", *options, "--require-approval", "never", "--concurrency", "4", *stacks],
+def synthesize(
+    into: Path, *, context: Mapping[str, str], environment: Mapping[str, str], log: Path
+) -> None:
+    """Run `cdk synth` into a folder of its own, from which stacks can be deployed one by one."""
+    run(
+        ["synth", "--quiet", "--output", str(into), *_options(context)],
         environment=environment,
         log=log,
     )
+
+
+def deploy(
+    stacks: Sequence[str],
+    *,
+    assembly: Path | None = None,
+    context: Mapping[str, str],
+    environment: Mapping[str, str],
+    log: Path,
+) -> str:
+    """Run `cdk deploy` for stacks by path, without asking, and return what it printed.
+
+    Args:
+        stacks: Paths such as `local/gqa`; what they depend on is deployed too.
+        assembly: What `synthesize` made. Left out, the app is synthesized first.
+        context: What `-c` gives; an assembly has it built in.
+        environment: Variables on top of this process's.
+        log: Takes the whole output.
+    """
+    source = ["--app", str(assembly)] if assembly else _options(context)
+    return run(
+        ["deploy", *source, "--require-approval", "never", "--concurrency", "4", *stacks],
+        environment=environment,
+        log=log,
+    )
+
+
+def _options(context: Mapping[str, str]) -> list[str]:
+    return [part for key, value in context.items() for part in ("-c", f"{key}={value}")]

@@ -16,10 +16,13 @@ from stacks.registry import environments, selected
 from stacks.wheelhouse import FOLDER, wheelhouse_name
 
 
-def deploy(environment: Environment, slug: str, **context: str) -> None:
+def deploy(
+    environment: Environment, slug: str, *, assembly: Path | None = None, **context: str
+) -> None:
     """Deploy one stack of an environment with the CDK CLI, and what it needs."""
     cdk.deploy(
         [f"{environment.name}/{slug}"],
+        assembly=assembly,
         context={"env": environment.name, **context},
         environment=environment.variables,
         log=state() / "cdk.log",
