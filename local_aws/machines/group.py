@@ -96,7 +96,7 @@ class Group:
         """Go one step towards what the control plane describes; None once the group is deleted."""
         for member in self.members.copy():
             if member.leaving:
-                self._lead_out(member)
+                self._lead_out(member, deleted=wanted is None)
             elif wanted is None:
                 self._retire(member, hooks=False)
             else:
@@ -130,9 +130,9 @@ class Group:
     def _target_groups(self, wanted: dict[str, Any]) -> list[TargetGroup]:
         return [self.cloud.target_group(arn) for arn in wanted.get("TargetGroupARNs", [])]
 
-    def _lead_out(self, member: Member) -> None:
+    def _lead_out(self, member: Member, *, deleted: bool) -> None:
         if member.phase == "Terminating:Wait":
-            if all(action.outcome() for action in member.actions.values()):
+            if deleted or all(action.outcome() for action in member.actions.values()):
                 member.shut_down()
         elif member.is_off():
             self.cloud.terminate(member.instance_id)

@@ -119,6 +119,11 @@ class Member:
         else:
             self.shut_down()
 
+    def forget_hook(self, name: str) -> None:
+        """Wait no more for a hook, since it was deleted."""
+        if name in self.actions:
+            self.actions[name].result = "CONTINUE" if self.leaving else "ABANDON"
+
     def shut_down(self) -> None:
         """Stop the services as an operating system does, for as long as EC2 would wait."""
         self.actions = {}

@@ -39,6 +39,7 @@ _PLAYED = {
     "LifecycleHookSpecificationList",
     "MetricsCollection",
     "NewInstancesProtectedFromScaleIn",
+    "NotificationConfigurations",
     "Tags",
     "TerminationPolicies",
     "VPCZoneIdentifier",
@@ -204,6 +205,11 @@ def _complete(aws: Aws, name: str, properties: Properties) -> None:
         {"Metric": metric, "Granularity": collection["Granularity"]}
         for collection in properties.get("MetricsCollection", [])
         for metric in collection.get("Metrics", ["All"])
+    ]
+    record["Notifications"] = [
+        {"TopicARN": told["TopicARN"], "NotificationType": event}
+        for told in properties.get("NotificationConfigurations", [])
+        for event in told["NotificationTypes"]
     ]
     for hook in properties.get("LifecycleHookSpecificationList", []):
         key = f"{name}/{hook['LifecycleHookName']}"

@@ -1,7 +1,9 @@
 """One embedded AWS for each module of tests, and what they do with it."""
 
 import json
+import os
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,6 +33,20 @@ def until(look: Callable[[], Found | None], what: str, seconds: float = 20) -> F
         assert time.monotonic() < deadline, f"{what} did not happen in {seconds} s"
         time.sleep(0.1)
     return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A child that nobody waited for is dead as well.
+    return (
+        "Z"
+        not in subprocess.run(
+            ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True
+        ).stdout
+    )
 
 
 @dataclass

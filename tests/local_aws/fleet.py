@@ -23,6 +23,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 signal.signal(signal.SIGTERM, drain)
 port = int(os.environ["ISOMORPH_PORT_OVERRIDE"])
+http.server.ThreadingHTTPServer.request_queue_size = 256
 http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
 

@@ -79,7 +79,12 @@ NETWORK: Template = {
         GroupDescription="balancer",
         VpcId=ref("Vpc"),
         SecurityGroupIngress=[
-            {"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, "CidrIp": "10.0.0.0/16"}
+            {
+                "IpProtocol": "tcp",
+                "FromPort": 80,
+                "ToPort": 80,
+                "CidrIp": attribute("Vpc", "CidrBlock"),
+            }
         ],
     ),
     "FromBalancer": resource(
@@ -137,7 +142,8 @@ DATA: Template = {
     "KeyAlias": resource("KMS::Alias", AliasName="alias/contract", TargetKeyId=ref("Key")),
     "AccessLogs": resource(
         "S3::Bucket",
-        OwnershipControls={"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]},
+        AccessControl="LogDeliveryWrite",
+        OwnershipControls={"Rules": [{"ObjectOwnership": "ObjectWriter"}]},
         BucketEncryption={
             "ServerSideEncryptionConfiguration": [
                 {"ServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
@@ -272,7 +278,13 @@ SERVING: Template = {
         TargetGroupARNs=[ref("Targets")],
         HealthCheckType="ELB",
         HealthCheckGracePeriod=600,
-        MetricsCollection=[{"Granularity": "1Minute", "Metrics": ["GroupDesiredCapacity"]}],
+        MetricsCollection=[{"Granularity": "1Minute"}],
+        NotificationConfigurations=[
+            {
+                "TopicARN": ref("Topic"),
+                "NotificationTypes": ["autoscaling:EC2_INSTANCE_LAUNCH_ERROR"],
+            }
+        ],
     ),
     "DrainHook": resource(
         "AutoScaling::LifecycleHook",

@@ -55,6 +55,22 @@ def test_a_bucket_has_the_properties_of_the_template(contract: Emulator) -> None
     ]
 
 
+def test_a_bucket_for_logs_has_its_ownership_and_acl(contract: Emulator) -> None:
+    s3, bucket = contract.client("s3"), physical(contract, "AccessLogs")
+    [rule] = s3.get_bucket_ownership_controls(Bucket=bucket)["OwnershipControls"]["Rules"]
+    assert rule["ObjectOwnership"] == "ObjectWriter"
+    grantees = {one["Grantee"].get("URI") for one in s3.get_bucket_acl(Bucket=bucket)["Grants"]}
+    assert "http://acs.amazonaws.com/groups/s3/LogDelivery" in grantees
+
+
+def test_a_write_with_kms_needs_to_name_no_key(contract: Emulator) -> None:
+    s3, bucket = contract.client("s3"), physical(contract, "AccessLogs")
+    s3.put_object(Bucket=bucket, Key="asset", Body=b"1", ServerSideEncryption="aws:kms")
+    found = s3.head_object(Bucket=bucket, Key="asset")
+    assert found["SSEKMSKeyId"].endswith("alias/aws/s3")
+    s3.delete_object(Bucket=bucket, Key="asset")
+
+
 def test_a_group_has_the_properties_of_the_template(contract: Emulator) -> None:
     autoscaling, name = contract.client("autoscaling"), physical(contract, "Group")
     [group] = autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[name])[
@@ -65,6 +81,8 @@ def test_a_group_has_the_properties_of_the_template(contract: Emulator) -> None:
     assert sorted(group["AvailabilityZones"]) == list(samples.ZONES)
     assert group["WarmPoolConfiguration"]["PoolState"] == "Stopped"
     [policy] = autoscaling.describe_policies(AutoScalingGroupName=name)["ScalingPolicies"]
+    [notice] = autoscaling.describe_notification_configurations()["NotificationConfigurations"]
+    assert notice["TopicARN"] == physical(contract, "Topic")
     tracked = policy["TargetTrackingConfiguration"]["CustomizedMetricSpecification"]
     assert tracked["MetricName"] == "RequestsInFlight"
 

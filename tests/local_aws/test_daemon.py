@@ -17,23 +17,9 @@ import pytest
 from local_aws import daemon
 from local_aws.errors import EmulatorError
 from tests.local_aws import fleet
-from tests.local_aws.conftest import Emulator, free_port, until
+from tests.local_aws.conftest import Emulator, alive, free_port, until
 
 ROOT = Path(__file__).parents[2]
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # A child that nobody waited for is dead as well.
-    return (
-        "Z"
-        not in subprocess.run(
-            ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True
-        ).stdout
-    )
 
 
 @pytest.fixture
