@@ -11,8 +11,9 @@ from model_code.common.architecture import BITS, SPARSE, Architecture, ModelErro
 from planner.catalogue import regions, vendor_figures
 from planner.errors import PlanError
 from planner.load import Load, parse_load
-from planner.placements import Candidate, Placement, Placer, Refusal, layout_details, notes
+from planner.placements import Placement, Placer, Refusal
 from planner.pricing import Foundation, IdleFloor, idle_floor
+from planner.ranking import Candidate, layout_details, notes
 from planner.savings import Saving, savings
 from planner.serving import Misfit
 

@@ -2,8 +2,9 @@
 
 from model_code.common.architecture import BITS, SPARSE
 from planner.catalogue import GIB, vendor_figures
-from planner.placements import Candidate, Placement
+from planner.placements import Placement
 from planner.planning import Plan
+from planner.ranking import Candidate
 from planner.savings import Saving
 
 
