@@ -24,8 +24,11 @@ def problems(env: Environment) -> list[str]:
 
 def p5(**change: Any) -> Group:
     fields: dict[str, Any] = {
-        "service": "hyperpod", "instance_type": "ml.p5.48xlarge", "count": 4, "orchestrator": "slurm",
-    }  # fmt: skip
+        "service": "hyperpod",
+        "instance_type": "ml.p5.48xlarge",
+        "count": 4,
+        "orchestrator": "slurm",
+    }
     return Group(**(fields | change))
 
 
