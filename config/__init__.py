@@ -1,0 +1,25 @@
+"""The environments: what each file in this folder may say, and reading them."""
+
+from config.errors import ConfigError
+from config.loader import (
+    Override,
+    SettingsBySlug,
+    innovation_settings,
+    load_environments,
+)
+from config.regions import ec2_instance_types
+from config.schema import Budget, Count, EnvironmentConfig, InnovationSettings, Section
+
+__all__ = [
+    "Budget",
+    "ConfigError",
+    "Count",
+    "EnvironmentConfig",
+    "InnovationSettings",
+    "Override",
+    "Section",
+    "SettingsBySlug",
+    "ec2_instance_types",
+    "innovation_settings",
+    "load_environments",
+]

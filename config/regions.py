@@ -1,0 +1,24 @@
+"""What AWS has where, from the tables that ship with botocore: no network, no credentials."""
+
+from functools import cache
+
+from botocore.loaders import Loader
+
+
+@cache
+def regions() -> dict[str, str]:
+    """Return every region with its partition, such as `us-east-1: aws`."""
+    partitions = Loader().load_data("partitions")["partitions"]
+    return {
+        region: partition["id"]
+        for partition in partitions
+        for region in partition["regions"]
+        if not region.endswith("-global")
+    }
+
+
+@cache
+def ec2_instance_types() -> frozenset[str]:
+    """Return every EC2 instance type that this botocore knows."""
+    model = Loader().load_service_model("ec2", "service-2")
+    return frozenset(model["shapes"]["InstanceType"]["enum"])
