@@ -14,8 +14,10 @@ from planner.pricing import Cost, Service, machines
 from planner.ranking import layout_details, notes, rank, sold
 from planner.roofline import Demand
 from planner.serving import Layout, Misfit, fit
+from planner.sizing import fleet_size
 from planner.training import TrainingFit, fit_training
 
+MOST_OF_A_FLEET = 1000  # what an Auto Scaling group of ours may grow to
 Confidence = Literal["measured", "modelled", "bound"]
 
 
@@ -179,14 +181,19 @@ class Placer:
         )
 
     def _fleet_settings(self, layout: Layout) -> dict[str, Any]:
-        slots = max(1, min(layout.slots, layout.batch))
+        """Return the section of a fleet; nothing where the environment's settings end."""
+        if layout.instance.family != "c7i" or 2 * layout.count > MOST_OF_A_FLEET:
+            return {}
+        size = fleet_size(self.demand, self.load, layout)
         return {
             "model": self.architecture.name,
             "instance_type": layout.instance.name,
+            "volume_gib": size.volume_gib,
             "min_capacity": layout.count,
             "max_capacity": 2 * layout.count,
-            "slots": slots,
-            "requests_in_flight_target": max(1, slots * 3 // 4),
+            "slots": size.slots,
+            "context": self.load.context,
+            "requests_in_flight_target": max(1, size.slots * 3 // 4),
         }
 
     def _train(self, slug: str, service: str, kind: Service, families: tuple[str, ...]) -> None:

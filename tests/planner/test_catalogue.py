@@ -40,10 +40,12 @@ def test_services_accept_what_their_api_does(service: str, accepted: str, refuse
 
 
 def test_every_row_has_a_source_and_a_date() -> None:
-    rows = [*catalogue.instances().values(), *catalogue.cache_nodes()]
-    for row in rows:
-        assert row.source
-        assert datetime.date.fromisoformat(row.date)
+    for instance in catalogue.instances().values():
+        assert instance.source
+        assert datetime.date.fromisoformat(instance.date)
+    for node in catalogue.cache_nodes():
+        assert node.source
+        assert datetime.date.fromisoformat(node.date)
     for price in catalogue.read_prices():
         assert price.source
         assert price.usd > 0

@@ -268,7 +268,7 @@ def test_a_function_that_does_not_fit_says_why(name: str, text: str, reason: str
 
 
 def test_an_image_that_is_too_large_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"memory_mib": 10**6, "image_gb": 1, "vcpus": 6, "timeout_s": 900}
+    small: dict[str, float] = {"memory_mib": 10**6, "image_gb": 1, "vcpus": 6, "timeout_s": 900}
     monkeypatch.setattr("planner.functions.limits", lambda service: small)
     found = fit_function(model("gemma-3-1b"), Load().of(model("gemma-3-1b")), "us-east-1")
     assert isinstance(found, FunctionFit)

@@ -43,6 +43,7 @@ def test_the_json_says_what_other_tools_read() -> None:
     assert shape["kv_cache"]["bytes_at"]["100000"] == 100_000 * 70_272
     assert shape["weights"]["bytes"]["fp8"] == 671_026_404_352
     assert shape["innovations"] == {"moe": list(range(3, 61)), "mla": list(range(61))}
+    assert shape["model"]["experts"] == {"routed": 256, "shared": 1, "active_per_token": 9}
     for row in shape["placements"]:
         assert {"slug", "service", "instance_type", "count", "usd_per_hour", "confidence",
                 "reasons"} <= set(row)  # fmt: skip

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from planner.load import Load
@@ -5,7 +7,7 @@ from planner.savings import Saving, attention_flops, dense, full_attention, mult
 from tests.planner.common import NAMES, model
 
 
-def of(name: str, slug: str, quantity: str, **load: int) -> list[Saving]:
+def of(name: str, slug: str, quantity: str, **load: Any) -> list[Saving]:
     asked = Load(**load).of(model(name))
     found = savings(model(name), asked)
     return [row for row in found if (row.slug, row.quantity) == (slug, quantity)]
