@@ -80,7 +80,10 @@ class EnvironmentConfig(Section):
     @classmethod
     def _region_exists(cls, region: str) -> str:
         if region not in regions():
-            near = sorted(name for name in regions() if name[:3] == region[:3]) or sorted(regions())
+            area, continent = region.rpartition("-")[0] + "-", region[:3]
+            near = [name for name in regions() if name.startswith(area)]
+            near = near or [name for name in regions() if name.startswith(continent)]
+            near = sorted(near or regions())
             raise ValueError(f"no such region {region!r}; allowed: {', '.join(near)}")
         return region
 

@@ -11,8 +11,9 @@ from model_code.common.architecture import BITS, SPARSE, Architecture, ModelErro
 from planner.catalogue import regions, vendor_figures
 from planner.errors import PlanError
 from planner.load import Load, parse_load
-from planner.placements import Candidate, Placement, Placer, Refusal, layout_details, notes
+from planner.placements import Placement, Placer, Refusal
 from planner.pricing import Foundation, IdleFloor, idle_floor
+from planner.ranking import Candidate, layout_details, notes
 from planner.savings import Saving, savings
 from planner.serving import Misfit
 
@@ -60,6 +61,7 @@ class Plan:
                 "context": model.context,
                 "attention": [layer.attention.kind for layer in model.layers],
                 "windows": [layer.attention.window for layer in model.layers],
+                "experts": _experts(model),
             },
             "parameters": {
                 "total": model.parameters,
@@ -120,6 +122,19 @@ class Plan:
     def dumps(self) -> str:
         """Return the JSON as text."""
         return json.dumps(self.to_json(), indent=2, allow_nan=False)
+
+
+def _experts(model: Architecture) -> dict[str, int] | None:
+    """Return the experts of a layer, and how many of them a token visits; None without."""
+    parts = [layer.feed_forward for layer in model.layers if layer.feed_forward.experts]
+    if not parts:
+        return None
+    shared = parts[0].shared_width // parts[0].width
+    return {
+        "routed": parts[0].experts,
+        "shared": shared,
+        "active_per_token": parts[0].active + shared,
+    }
 
 
 def _placement(row: Placement, hours: float) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from planner.errors import PlanError
 from planner.functions import FunctionFit, fit_function
 from planner.load import Load
 from planner.roofline import Demand
-from planner.serving import Misfit, fit
+from planner.serving import Layout, Misfit, fit
 from planner.training import TrainingFit, fit_training
 
 Fit = TypeVar("Fit", CacheFit, FunctionFit, TrainingFit)
 
-SYSTEM_GIB = 12  # of a volume: the operating system, Python and the wheelhouse
+SYSTEM_GIB = 20  # of a volume: the operating system, Python and the wheelhouse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,32 +50,41 @@ def gqa_fleet(architecture: Architecture, load: Load, instance: str) -> FleetSiz
         )
     asked = load.of(architecture)
     demand = Demand(architecture, dtype=asked.dtype, kv_dtype=asked.kv_dtype, context=asked.context)
-    volume = SYSTEM_GIB + math.ceil(1.1 * demand.weights / GIB)
     found = fit(demand, asked, known[instance])
     if isinstance(found, Misfit):
         return FleetSize(
             instance_type=instance,
             slots=1,
             instances=1,
-            volume_gib=volume,
+            volume_gib=_volume(demand),
             fits=False,
             reasons=(f"does not fit: {found.reason}", f"what would: {found.remedy}"),
         )
+    return fleet_size(demand, asked, found)
+
+
+def fleet_size(demand: Demand, load: Load, layout: Layout) -> FleetSize:
+    """Return the size of a fleet in a layout that fits."""
+    volume = _volume(demand)
     return FleetSize(
-        instance_type=instance,
-        slots=min(found.slots, found.batch),
-        instances=found.count,
+        instance_type=layout.instance.name,
+        slots=min(layout.slots, layout.batch),
+        instances=layout.count,
         volume_gib=volume,
         fits=True,
         reasons=(
-            f"{found.slots} sequences of {asked.context:,} tokens fit beside "
-            f"{demand.weights / GIB:.2f} GiB of weights in {asked.dtype}",
-            f"{found.batch} at once decode {found.tokens_per_s:.3g} tokens/s each (modelled), "
-            f"asked {asked.tokens_per_s:g}",
-            f"{found.count} server(s) for {asked.concurrent} sequences in flight",
+            f"{layout.slots} sequences of {load.context:,} tokens fit beside "
+            f"{demand.weights / GIB:.2f} GiB of weights in {load.dtype}",
+            f"{layout.batch} at once decode {layout.tokens_per_s:.3g} tokens/s each (modelled), "
+            f"asked {load.tokens_per_s:g}",
+            f"{layout.count} server(s) for {load.concurrent} sequences in flight",
             f"{volume} GiB volume: {SYSTEM_GIB} system + 1.1 x weights",
         ),
     )
+
+
+def _volume(demand: Demand) -> int:
+    return SYSTEM_GIB + math.ceil(1.1 * demand.weights / GIB)
 
 
 def latent_cache(architecture: Architecture, load: Load, region: str) -> CacheFit:

@@ -2,8 +2,9 @@
 
 from model_code.common.architecture import BITS, SPARSE
 from planner.catalogue import GIB, vendor_figures
-from planner.placements import Candidate, Placement
+from planner.placements import Placement
 from planner.planning import Plan
+from planner.ranking import Candidate
 from planner.savings import Saving
 
 
@@ -29,6 +30,13 @@ def _model(plan: Plan) -> str:
         f"{plan.load.prompt:,}; {model.decode_flops(plan.load.context):.3g} a token at "
         f"{plan.load.context:,}",
     ]
+    sparse = [layer.feed_forward for layer in model.layers if layer.feed_forward.experts]
+    if sparse:
+        shared = sparse[0].shared_width // sparse[0].width
+        lines.append(
+            f"  experts     {sparse[0].experts} routed and {shared} shared in each of "
+            f"{len(sparse)} layers; {sparse[0].active + shared} active a token"
+        )
     if model.mtp_parameters:
         lines.append(f"  apart       {model.mtp_parameters:,} predict further tokens")
     return "\n".join(lines)

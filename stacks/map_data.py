@@ -4,7 +4,16 @@ Pure data, so that `isomorph list` and `isomorph map` need not import aws_cdk. W
 belongs to which slug is in stacks/registry.py. A node is real when its stack's file is there.
 """
 
-from stacks.innovation import Branch, Claim, FlowNode, Innovation, computed, measured
+from stacks.innovation import (
+    Branch,
+    Claim,
+    FlowNode,
+    Innovation,
+    Status,
+    computed,
+    measured,
+    status_of,
+)
 
 MOE = Innovation(
     slug="moe",
@@ -176,3 +185,9 @@ INSIGHTS: tuple[Claim | str, ...] = (
     measured("Combined optimizations achieve 60-85% total cost reduction", "isomorph bench moe"),
     "Future architectures will likely continue the trend toward sparsity and efficiency",
 )
+
+
+def status(by: str) -> Status:
+    """Return whether what `by` promises is there; `by` is a slug or the id of a stack."""
+    slugs = {innovation.slug: innovation for innovation in INNOVATIONS}
+    return slugs[by].status if by in slugs else status_of(by)

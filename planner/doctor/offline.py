@@ -156,7 +156,8 @@ def _addresses(env: Environment, groups: tuple[Group, ...]) -> Iterator[Finding]
     by_zone: dict[str, int] = {}
     for group in groups:
         instance = instances().get(group.instance)
-        each = ADDRESSES[group.orchestrator or "slurm"] if instance and instance.efa else 1
+        cards = instance is not None and instance.efa > 0 and group.orchestrator
+        each = ADDRESSES[group.orchestrator] if cards and group.orchestrator else 1
         by_zone[group.zone or ""] = by_zone.get(group.zone or "", 0) + each * group.count
     for zone, needed in by_zone.items():
         free = sum(s.free_addresses for s in env.subnets if zone in ("", s.zone))
