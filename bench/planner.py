@@ -41,7 +41,7 @@ def import_time() -> dict[str, Any]:
     code = "import time; t = time.perf_counter(); import planner; print(time.perf_counter() - t)"
     seconds = [
         float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-                             check=True).stdout)  # noqa: S603
+                             check=True).stdout)
         for _ in range(IMPORTS)
     ]  # fmt: skip
     return _row(f"import planner, median of {IMPORTS}", median(seconds), IMPORT_LIMIT_S)

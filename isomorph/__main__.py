@@ -9,6 +9,10 @@ import click
 COMMANDS = {
     "list": "The innovations of the map, and where each is on.",
     "check": "Read an environment's file and say what it turns on.",
+    "plan": "Size, price and explain what a model needs on AWS.",
+    "doctor": "Look for what would fail, before it is deployed.",
+    "diff": "What a deployment would change, and what it would replace.",
+    "prices": "Prices of the catalogue.",
     "up": "Deploy `local` to the embedded AWS and ask each model a question.",
     "down": "Stop the embedded AWS and all that it runs.",
     "destroy": "Remove what an environment deployed.",
@@ -55,6 +59,8 @@ def cli() -> None:
 
 def main() -> int:
     """Run the command line: a user's mistake is one line and exit code 1, never a traceback."""
+    # A line of the README says which Node to have; a banner at every command helps nobody.
+    os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", "1")
     from config import ConfigError
     from isomorph.errors import UserError
     from local_aws.errors import EmulatorError

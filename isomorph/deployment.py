@@ -1,7 +1,10 @@
 """Bringing an innovation up: wheels, weights, the CDK CLI, and the wait until it answers."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol, runtime_checkable
+
 from botocore.exceptions import BotoCoreError, ClientError
 
 from config import EnvironmentConfig, Override
@@ -16,14 +19,26 @@ from stacks.registry import environments, selected
 from stacks.wheelhouse import FOLDER, wheelhouse_name
 
 
+@runtime_checkable
+class OnNodes(Protocol):
+    """Settings of an innovation whose code runs on machines that install a wheelhouse."""
+
+    engine: str
+    python: str
+
+
 def deploy(
-    environment: Environment, slug: str, *, assembly: Path | None = None, **context: str
+    environment: Environment,
+    slug: str,
+    *,
+    assembly: Path | None = None,
+    context: Mapping[str, str] | None = None,
 ) -> None:
     """Deploy one stack of an environment with the CDK CLI, and what it needs."""
     cdk.deploy(
         [f"{environment.name}/{slug}"],
         assembly=assembly,
-        context={"env": environment.name, **context},
+        context={"env": environment.name, **(context or {})},
         environment=environment.variables,
         log=state() / "cdk.log",
     )
@@ -33,7 +48,9 @@ def ensure_wheelhouses(config: EnvironmentConfig) -> list[Path]:
     """Return the wheelhouses of an environment's fleets, building those that are missing."""
     paths = []
     for deployable, settings in selected(config):
-        slug: str = deployable.innovation.slug
+        if not isinstance(settings, OnNodes):
+            continue
+        slug = deployable.innovation.slug
         engine, python = settings.engine, settings.python
         path = FOLDER / wheelhouse_name(slug, python, engine)
         if not path.is_file():
@@ -134,6 +151,6 @@ def ensure_engine(environment: Environment, slug: str, engine: str) -> None:
     [config] = environments(environment.name, (Override(slug, "engine", engine),))
     ensure_wheelhouses(config)
     with output.step(f"deploy {environment.name}/{slug} with the engine {engine}"):
-        deploy(environment, slug, **{f"{slug}.engine": engine})
+        deploy(environment, slug, context={f"{slug}.engine": engine})
     with output.step(f"wait for {environment.name}/{slug}"):
         wait_until_served(environment, slug)

@@ -21,7 +21,7 @@ PROMPT = "The capital of France is"
 @click.option("--port", default=4570, show_default=True, type=click.IntRange(1024, 65000))
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def up(slugs: tuple[str, ...], port: int, json_: bool) -> None:
-    """Deploy the innovations that `local` turns on, or SLUG ..., to the embedded AWS; then ask them.
+    """Deploy what `local` turns on, or SLUG ..., to the embedded AWS, and ask each model.
 
     Twice in a row, the second only renews what changed.
     """

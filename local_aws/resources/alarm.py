@@ -18,7 +18,7 @@ def _put(aws: Aws, name: str, properties: Properties) -> Made:
     given = {
         key: _NUMBERS[key](value) if key in _NUMBERS else value for key, value in properties.items()
     }
-    # Names that begin with aws: are the service's own; CloudFormation adds some, the API takes none.
+    # Names that begin with aws: are reserved; CloudFormation adds some, the API takes none
     tags = [tag for tag in given.pop("Tags", []) if not tag["Key"].lower().startswith("aws:")]
     metrics = given.pop("Metrics", None)
     aws.client("cloudwatch").put_metric_alarm(**{**given, "AlarmName": name, "Tags": tags})
