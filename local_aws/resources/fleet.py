@@ -21,23 +21,34 @@ GROUP = "AWS::AutoScaling::AutoScalingGroup"
 _SIZES = ("MinSize", "MaxSize", "DesiredCapacity")
 # Properties that the control plane drops, and a describe call shows.
 _KEPT = ("TargetGroupARNs", "MaxInstanceLifetime", "CapacityRebalance", "DefaultInstanceWarmup")
-_PLAYED = {
-    *_SIZES,
-    *_KEPT,
-    "AutoScalingGroupName",
-    "AvailabilityZones",
-    "Cooldown",
-    "HealthCheckGracePeriod",
-    "HealthCheckType",
-    "LaunchTemplate",
-    "LifecycleHookSpecificationList",
-    "MetricsCollection",
-    "NewInstancesProtectedFromScaleIn",
-    "NotificationConfigurations",
-    "Tags",
-    "TerminationPolicies",
-    "VPCZoneIdentifier",
-}
+_PLAYED = frozenset(
+    {
+        *_SIZES,
+        *_KEPT,
+        "AutoScalingGroupName",
+        "AvailabilityZones",
+        "Cooldown",
+        "HealthCheckGracePeriod",
+        "HealthCheckType",
+        "LaunchTemplate",
+        "LifecycleHookSpecificationList",
+        "MetricsCollection",
+        "NewInstancesProtectedFromScaleIn",
+        "NotificationConfigurations",
+        "Tags",
+        "TerminationPolicies",
+        "VPCZoneIdentifier",
+    }
+)
+_WARM_POOL = frozenset(
+    {
+        "AutoScalingGroupName",
+        "InstanceReusePolicy",
+        "MaxGroupPreparedCapacity",
+        "MinSize",
+        "PoolState",
+    }
+)
 _GONE_SECONDS = 150.0
 
 
@@ -65,7 +76,6 @@ class Groups:
 
     def create(self, aws: Aws, resource: Resource) -> Made:
         """Make a group, and wait for the signals that its `CreationPolicy` wants."""
-        _refuse_unplayed(resource.properties)
         policy = _policy(resource, "CreationPolicy")
         signal = policy.get("ResourceSignal")
         percent = policy.get("AutoScalingCreationPolicy", {}).get(
@@ -91,7 +101,6 @@ class Groups:
 
     def update(self, aws: Aws, name: str, resource: Resource) -> Made:
         """Change a group in place, and roll its instances if its `UpdatePolicy` says so."""
-        _refuse_unplayed(resource.properties)
         record = records._asgs[name]
         before = copy.deepcopy(record)
         policy = _policy(resource, "UpdatePolicy")
@@ -210,12 +219,6 @@ def _complete(aws: Aws, name: str, properties: Properties) -> None:
         records._hooks[key] = records._hook_record(name, hook["LifecycleHookName"], hook)
 
 
-def _refuse_unplayed(properties: Properties) -> None:
-    unplayed = sorted(set(properties) - _PLAYED)
-    if unplayed:
-        raise ValueError(f"{GROUP}: {', '.join(unplayed)} is not played here")
-
-
 def _create_warm_pool(aws: Aws, resource: Resource) -> Made:
     aws.client("autoscaling").put_warm_pool(**_numbered(resource.properties))
     return Made(resource.properties["AutoScalingGroupName"], {})
@@ -244,6 +247,12 @@ def fleet(runner: Runner) -> tuple[Type, ...]:
     """Return the types whose resources are played by a runner."""
     groups = Groups(runner)
     return (
-        Type(GROUP, groups.create, groups.delete, groups.update),
-        Type("AWS::AutoScaling::WarmPool", _create_warm_pool, _delete_warm_pool, _update_warm_pool),
+        Type(GROUP, _PLAYED, groups.create, groups.delete, groups.update),
+        Type(
+            "AWS::AutoScaling::WarmPool",
+            _WARM_POOL,
+            _create_warm_pool,
+            _delete_warm_pool,
+            _update_warm_pool,
+        ),
     )

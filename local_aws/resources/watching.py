@@ -4,6 +4,22 @@ from typing import Any
 
 from local_aws.resources.table import Aws, Made, Properties, Resource, Type
 
+_COMPOSITE_ALARM = frozenset(
+    {
+        "ActionsEnabled",
+        "ActionsSuppressor",
+        "ActionsSuppressorExtensionPeriod",
+        "ActionsSuppressorWaitPeriod",
+        "AlarmActions",
+        "AlarmDescription",
+        "AlarmName",
+        "AlarmRule",
+        "InsufficientDataActions",
+        "OKActions",
+        "Tags",
+    }
+)
+
 
 def _budget_name(resource: Resource) -> str:
     return str(resource.properties["Budget"].get("BudgetName") or resource.name(100))
@@ -24,7 +40,10 @@ def _create_budget(aws: Aws, resource: Resource) -> Made:
     ]
     budget = _budget(resource)
     aws.client("budgets").create_budget(
-        AccountId=aws.account, Budget=budget, NotificationsWithSubscribers=notices
+        AccountId=aws.account,
+        Budget=budget,
+        NotificationsWithSubscribers=notices,
+        ResourceTags=list(resource.properties.get("ResourceTags", [])),
     )
     return Made(budget["BudgetName"], {})
 
@@ -66,9 +85,16 @@ def _delete_alarm(aws: Aws, name: str, _: Properties) -> None:
 
 
 WATCHING = (
-    Type("AWS::Budgets::Budget", _create_budget, _delete_budget, _update_budget),
+    Type(
+        "AWS::Budgets::Budget",
+        frozenset({"Budget", "NotificationsWithSubscribers", "ResourceTags"}),
+        _create_budget,
+        _delete_budget,
+        _update_budget,
+    ),
     Type(
         "AWS::CloudWatch::CompositeAlarm",
+        _COMPOSITE_ALARM,
         _create_composite_alarm,
         _delete_alarm,
         _update_composite_alarm,

@@ -347,6 +347,7 @@ WATCHING: Template = {
             "TimeUnit": "MONTHLY",
             "BudgetLimit": {"Amount": 50, "Unit": "USD"},
         },
+        ResourceTags=[{"Key": "project", "Value": "contract"}],
         NotificationsWithSubscribers=[
             {
                 "Notification": {

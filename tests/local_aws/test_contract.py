@@ -207,6 +207,7 @@ def test_fails_when_a_type_is_unknown(emulator: Emulator) -> None:
             {"LifecycleConfiguration": {"Rules": [{"Status": "Enabled", "TagFilters": []}]}},
             "TagFilters of a lifecycle rule is not played",
         ),
+        ("EC2::EIP", {"Domain": "vpc", "TransferAddress": "1.2.3.4"}, "TransferAddress is not"),
         (
             "AutoScaling::AutoScalingGroup",
             {"MinSize": "0", "MaxSize": "0", "MixedInstancesPolicy": {}},
