@@ -175,10 +175,12 @@ class Groups:
                 and "ROLLBACK" not in cloudformation._stacks[resource.stack]["StackStatus"]
             )
             pause = seconds(rolling["PauseTime"], resource.logical_id) if wants_signals else 300.0
+            # A group that grows from nothing replaces none, but those that come have to work too.
+            count = replacement.total or records._asgs[name]["DesiredCapacity"]
             signals.wait(
-                count=replacement.total if wants_signals else 0,
+                count=count if wants_signals else 0,
                 percent=int(rolling.get("MinSuccessfulInstancesPercent", 100)),
-                seconds=pause * max(1, -(-replacement.total // batch)),
+                seconds=pause * max(1, -(-count // batch)),
                 also=lambda: replacement.status == "Successful",
                 given_up=lambda: replacement.reason if replacement.over else None,
             )

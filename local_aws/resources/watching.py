@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ministack.services.cloudformation import provisioners
+
 from local_aws.resources.table import Aws, Made, Properties, Resource, Type
 
 _COMPOSITE_ALARM = frozenset(
@@ -78,6 +80,24 @@ def _create_composite_alarm(aws: Aws, resource: Resource) -> Made:
 
 def _update_composite_alarm(aws: Aws, name: str, resource: Resource) -> Made:
     return _put_composite_alarm(aws, name, resource.properties)
+
+
+def keep_metric_math() -> None:
+    """Let the control plane keep alarms over expressions; it does not evaluate them."""
+    make = provisioners._cw_metric_alarm_record
+
+    def make_any(name: str, properties: Properties) -> dict[str, Any]:
+        if not properties.get("Metrics"):
+            plain: dict[str, Any] = make(name, properties)
+            return plain
+        of_one_metric = {"MetricName": "-", "Namespace": "-"}
+        others = {key: value for key, value in properties.items() if key != "Metrics"}
+        record = make(name, {**others, **of_one_metric})
+        for key in (*of_one_metric, "Dimensions", "ExtendedStatistic", "Period", "Statistic"):
+            record.pop(key, None)
+        return {**record, "Metrics": properties["Metrics"]}
+
+    provisioners._cw_metric_alarm_record = make_any
 
 
 def _delete_alarm(aws: Aws, name: str, _: Properties) -> None:
