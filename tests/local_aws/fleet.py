@@ -127,9 +127,9 @@ def template(user_data: str, *, group: dict[str, Any] | None = None, **attribute
                 TargetType="instance",
                 HealthCheckPath="/health",
                 HealthCheckIntervalSeconds=1,
-                HealthCheckTimeoutSeconds=1,
+                HealthCheckTimeoutSeconds=10,  # a busy computer is not an unhealthy server
                 HealthyThresholdCount=2,
-                UnhealthyThresholdCount=2,
+                UnhealthyThresholdCount=3,
             ),
             "Balancer": resource(
                 "ElasticLoadBalancingV2::LoadBalancer", Scheme="internal", Subnets=[ref("Subnet")]
