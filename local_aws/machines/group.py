@@ -132,7 +132,9 @@ class Group:
 
     def _lead_out(self, member: Member, *, deleted: bool) -> None:
         if member.phase == "Terminating:Wait":
-            if deleted or all(action.outcome() for action in member.actions.values()):
+            # A machine that did not come up has nothing to finish, and nobody there to say so.
+            over = deleted or bool(member.machine.boot_code)
+            if over or all(action.outcome() for action in member.actions.values()):
                 member.shut_down()
         elif member.is_off():
             self.cloud.terminate(member.instance_id)

@@ -104,9 +104,6 @@ _APPLIED: dict[str, tuple[Callable[[Any, str, Any], None], str | None]] = {
 
 
 def _apply(aws: Aws, bucket: str, properties: Properties, *, made: bool) -> None:
-    unplayed = sorted(set(properties) - _BY_CONTROL_PLANE - {*_APPLIED, "LoggingConfiguration"})
-    if unplayed:
-        raise ValueError(f"AWS::S3::Bucket: {', '.join(unplayed)} is not played here")
     s3 = aws.client("s3")
     for name, (put, delete) in _APPLIED.items():
         if name in properties:
@@ -152,4 +149,10 @@ def _delete(aws: Aws, bucket: str, properties: Properties) -> None:
     provisioners._s3_delete(bucket, properties)
 
 
-BUCKET = Type("AWS::S3::Bucket", _create, _delete, _update)
+BUCKET = Type(
+    "AWS::S3::Bucket",
+    frozenset({*_BY_CONTROL_PLANE, *_APPLIED, "LoggingConfiguration"}),
+    _create,
+    _delete,
+    _update,
+)

@@ -20,30 +20,35 @@ from local_aws.resources.table import Attributes, Aws, Made, Properties, Resourc
 GROUP = "AWS::AutoScaling::AutoScalingGroup"
 _SIZES = ("MinSize", "MaxSize", "DesiredCapacity")
 # Properties that the control plane drops, and a describe call shows.
-_KEPT = (
-    "TargetGroupARNs",
-    "MaxInstanceLifetime",
-    "CapacityRebalance",
-    "DefaultInstanceWarmup",
-    "NotificationConfigurations",
+_KEPT = ("TargetGroupARNs", "MaxInstanceLifetime", "CapacityRebalance", "DefaultInstanceWarmup")
+_PLAYED = frozenset(
+    {
+        *_SIZES,
+        *_KEPT,
+        "AutoScalingGroupName",
+        "AvailabilityZones",
+        "Cooldown",
+        "HealthCheckGracePeriod",
+        "HealthCheckType",
+        "LaunchTemplate",
+        "LifecycleHookSpecificationList",
+        "MetricsCollection",
+        "NewInstancesProtectedFromScaleIn",
+        "NotificationConfigurations",
+        "Tags",
+        "TerminationPolicies",
+        "VPCZoneIdentifier",
+    }
 )
-_PLAYED = {
-    *_SIZES,
-    *_KEPT,
-    "AutoScalingGroupName",
-    "AvailabilityZones",
-    "Cooldown",
-    "HealthCheckGracePeriod",
-    "HealthCheckType",
-    "LaunchTemplate",
-    "LifecycleHookSpecificationList",
-    "MetricsCollection",
-    "NewInstancesProtectedFromScaleIn",
-    "NotificationConfigurations",
-    "Tags",
-    "TerminationPolicies",
-    "VPCZoneIdentifier",
-}
+_WARM_POOL = frozenset(
+    {
+        "AutoScalingGroupName",
+        "InstanceReusePolicy",
+        "MaxGroupPreparedCapacity",
+        "MinSize",
+        "PoolState",
+    }
+)
 _GONE_SECONDS = 150.0
 
 
@@ -71,7 +76,6 @@ class Groups:
 
     def create(self, aws: Aws, resource: Resource) -> Made:
         """Make a group, and wait for the signals that its `CreationPolicy` wants."""
-        _refuse_unplayed(resource.properties)
         policy = _policy(resource, "CreationPolicy")
         signal = policy.get("ResourceSignal")
         percent = policy.get("AutoScalingCreationPolicy", {}).get(
@@ -97,7 +101,6 @@ class Groups:
 
     def update(self, aws: Aws, name: str, resource: Resource) -> Made:
         """Change a group in place, and roll its instances if its `UpdatePolicy` says so."""
-        _refuse_unplayed(resource.properties)
         record = records._asgs[name]
         before = copy.deepcopy(record)
         policy = _policy(resource, "UpdatePolicy")
@@ -172,10 +175,12 @@ class Groups:
                 and "ROLLBACK" not in cloudformation._stacks[resource.stack]["StackStatus"]
             )
             pause = seconds(rolling["PauseTime"], resource.logical_id) if wants_signals else 300.0
+            # A group that grows from nothing replaces none, but those that come have to work too.
+            count = replacement.total or records._asgs[name]["DesiredCapacity"]
             signals.wait(
-                count=replacement.total if wants_signals else 0,
+                count=count if wants_signals else 0,
                 percent=int(rolling.get("MinSuccessfulInstancesPercent", 100)),
-                seconds=pause * max(1, -(-replacement.total // batch)),
+                seconds=pause * max(1, -(-count // batch)),
                 also=lambda: replacement.status == "Successful",
                 given_up=lambda: replacement.reason if replacement.over else None,
             )
@@ -216,12 +221,6 @@ def _complete(aws: Aws, name: str, properties: Properties) -> None:
         records._hooks[key] = records._hook_record(name, hook["LifecycleHookName"], hook)
 
 
-def _refuse_unplayed(properties: Properties) -> None:
-    unplayed = sorted(set(properties) - _PLAYED)
-    if unplayed:
-        raise ValueError(f"{GROUP}: {', '.join(unplayed)} is not played here")
-
-
 def _create_warm_pool(aws: Aws, resource: Resource) -> Made:
     aws.client("autoscaling").put_warm_pool(**_numbered(resource.properties))
     return Made(resource.properties["AutoScalingGroupName"], {})
@@ -250,6 +249,12 @@ def fleet(runner: Runner) -> tuple[Type, ...]:
     """Return the types whose resources are played by a runner."""
     groups = Groups(runner)
     return (
-        Type(GROUP, groups.create, groups.delete, groups.update),
-        Type("AWS::AutoScaling::WarmPool", _create_warm_pool, _delete_warm_pool, _update_warm_pool),
+        Type(GROUP, _PLAYED, groups.create, groups.delete, groups.update),
+        Type(
+            "AWS::AutoScaling::WarmPool",
+            _WARM_POOL,
+            _create_warm_pool,
+            _delete_warm_pool,
+            _update_warm_pool,
+        ),
     )

@@ -74,12 +74,14 @@ class Type:
 
     Args:
         name: Such as `AWS::EC2::EIP`.
+        properties: What of a template is taken over; anything else is refused, never dropped.
         create: Makes the resource, or raises and leaves nothing behind.
         delete: Deletes it; a resource that is gone already is no error.
         update: Changes it in place. If left out, a change makes a new one and deletes the old.
     """
 
     name: str
+    properties: frozenset[str]
     create: Callable[[Aws, Resource], Made]
     delete: Callable[[Aws, str, Properties], object]
     update: Callable[[Aws, str, Resource], Made] | None = None
@@ -94,7 +96,13 @@ stacks._runs_on_worker_thread = lambda name: name in _own or _runs_on_worker_thr
 def register(aws: Aws, kind: Type) -> None:
     """Teach the control plane a type, in place of what it had under that name."""
 
+    def check(properties: Properties) -> None:
+        unplayed = sorted(set(properties) - kind.properties)
+        if unplayed:
+            raise ValueError(f"{kind.name}: {', '.join(unplayed)} is not played here")
+
     def create(logical_id: str, properties: Properties, stack: str) -> tuple[str, Attributes]:
+        check(properties)
         made = kind.create(aws, Resource(stack, logical_id, properties))
         return made.physical_id, made.attributes
 
@@ -103,6 +111,7 @@ def register(aws: Aws, kind: Type) -> None:
     ) -> tuple[str, Attributes]:
         if kind.update is None:  # the engine deletes the old one once the update has succeeded
             return create(logical_id, new, stack)
+        check(new)
         made = kind.update(aws, physical_id, Resource(stack, logical_id, new, old))
         return made.physical_id, made.attributes
 

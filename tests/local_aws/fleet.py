@@ -1,8 +1,12 @@
-"""A small fleet: what its machines run, and its template."""
+"""A small fleet: what its machines run, its template, and a deployed one."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from tests.local_aws.samples import Template, attribute, ref, resource
+import httpx
+
+from tests.local_aws.conftest import Emulator, until
+from tests.local_aws.templates import Template, attribute, ref, resource
 
 SERVER = """
 import http.server, json, os, signal, sys, time
@@ -123,9 +127,9 @@ def template(user_data: str, *, group: dict[str, Any] | None = None, **attribute
                 TargetType="instance",
                 HealthCheckPath="/health",
                 HealthCheckIntervalSeconds=1,
-                HealthCheckTimeoutSeconds=1,
+                HealthCheckTimeoutSeconds=10,  # a busy computer is not an unhealthy server
                 HealthyThresholdCount=2,
-                UnhealthyThresholdCount=2,
+                UnhealthyThresholdCount=3,
             ),
             "Balancer": resource(
                 "ElasticLoadBalancingV2::LoadBalancer", Scheme="internal", Subnets=[ref("Subnet")]
@@ -141,3 +145,59 @@ def template(user_data: str, *, group: dict[str, Any] | None = None, **attribute
         },
         "Outputs": {"Host": {"Value": attribute("Balancer", "DNSName")}},
     }
+
+
+DRAIN = {
+    "LifecycleHookName": "drain",
+    "LifecycleTransition": "autoscaling:EC2_INSTANCE_TERMINATING",
+    "HeartbeatTimeout": 30,
+    "DefaultResult": "CONTINUE",
+}
+
+
+@dataclass
+class Fleet:
+    """A deployed fleet."""
+
+    emulator: Emulator
+    stack: str
+
+    @property
+    def group(self) -> str:
+        return self.emulator.resources(self.stack)["Group"].physical_id
+
+    @property
+    def host(self) -> str:
+        found = self.emulator.client("cloudformation").describe_stacks(StackName=self.stack)
+        return str(found["Stacks"][0]["Outputs"][0]["OutputValue"])
+
+    def ask(self, path: str = "/v1/models", host: str | None = None) -> dict[str, Any]:
+        answer = httpx.get(
+            self.emulator.running.endpoint + path, headers={"Host": host or self.host}
+        )
+        found: dict[str, Any] = answer.raise_for_status().json()
+        return found
+
+    def pid(self) -> int | None:
+        """Return the process that answers, if one does."""
+        try:
+            return int(self.ask()["pid"])
+        except httpx.HTTPError:
+            return None
+
+    def machines(self) -> list[dict[str, Any]]:
+        group = self.group
+        return [one for one in self.emulator.running.machines() if one["group"] == group]
+
+    def ready(self, count: int = 1) -> list[dict[str, Any]]:
+        def look() -> list[dict[str, Any]] | None:
+            found = self.machines()
+            good = [one for one in found if one["ready"]]
+            return good if len(good) == count == len(found) else None
+
+        return until(look, f"{count} machines that serve")
+
+    def scale(self, count: int) -> None:
+        self.emulator.client("autoscaling").set_desired_capacity(
+            AutoScalingGroupName=self.group, DesiredCapacity=count
+        )

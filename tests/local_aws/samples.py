@@ -1,137 +1,7 @@
-"""Templates of the tests: every type that a stack of the project has, and a fleet of machines."""
+"""A template with every type that a stack of the project has."""
 
-from typing import Any
-
-Template = dict[str, Any]
-
-ZONES = ("us-east-1a", "us-east-1b")
-
-
-def ref(name: str) -> dict[str, str]:
-    return {"Ref": name}
-
-
-def attribute(name: str, of: str) -> dict[str, list[str]]:
-    return {"Fn::GetAtt": [name, of]}
-
-
-def resource(kind: str, /, *, after: str | None = None, **properties: Any) -> dict[str, Any]:
-    made: dict[str, Any] = {"Type": f"AWS::{kind}", "Properties": properties}
-    return {**made, "DependsOn": after} if after else made
-
-
-def policy(action: str, on: Any, **more: Any) -> dict[str, Any]:
-    statement = {"Effect": "Allow", "Action": action, "Resource": on, **more}
-    return {"Version": "2012-10-17", "Statement": [statement]}
-
-
-def assumed_by(service: str) -> dict[str, Any]:
-    statement = {
-        "Effect": "Allow",
-        "Action": "sts:AssumeRole",
-        "Principal": {"Service": f"{service}.amazonaws.com"},
-    }
-    return {"Version": "2012-10-17", "Statement": [statement]}
-
-
-NETWORK: Template = {
-    "Vpc": resource("EC2::VPC", CidrBlock="10.0.0.0/16", EnableDnsHostnames=True),
-    "Public": resource(
-        "EC2::Subnet", VpcId=ref("Vpc"), CidrBlock="10.0.0.0/24", AvailabilityZone=ZONES[0]
-    ),
-    "Private": resource(
-        "EC2::Subnet", VpcId=ref("Vpc"), CidrBlock="10.0.1.0/24", AvailabilityZone=ZONES[1]
-    ),
-    "Gateway": resource("EC2::InternetGateway", Tags=[{"Key": "Name", "Value": "gateway"}]),
-    "GatewayToVpc": resource(
-        "EC2::VPCGatewayAttachment", VpcId=ref("Vpc"), InternetGatewayId=ref("Gateway")
-    ),
-    "Routes": resource("EC2::RouteTable", VpcId=ref("Vpc")),
-    "ToInternet": resource(
-        "EC2::Route",
-        after="GatewayToVpc",
-        RouteTableId=ref("Routes"),
-        DestinationCidrBlock="0.0.0.0/0",
-        GatewayId=ref("Gateway"),
-    ),
-    "RoutesOfPublic": resource(
-        "EC2::SubnetRouteTableAssociation", RouteTableId=ref("Routes"), SubnetId=ref("Public")
-    ),
-    "Address": resource("EC2::EIP", Domain="vpc", Tags=[{"Key": "Name", "Value": "nat"}]),
-    "Nat": resource(
-        "EC2::NatGateway",
-        SubnetId=ref("Public"),
-        AllocationId=attribute("Address", "AllocationId"),
-        Tags=[{"Key": "Name", "Value": "nat"}],
-    ),
-    "PrivateRoutes": resource("EC2::RouteTable", VpcId=ref("Vpc")),
-    "ToNat": resource(
-        "EC2::Route",
-        RouteTableId=ref("PrivateRoutes"),
-        DestinationCidrBlock="0.0.0.0/0",
-        NatGatewayId=ref("Nat"),
-    ),
-    "ServerGroup": resource(
-        "EC2::SecurityGroup", GroupDescription="servers", VpcId=ref("Vpc"), SecurityGroupEgress=[]
-    ),
-    "BalancerGroup": resource(
-        "EC2::SecurityGroup",
-        GroupDescription="balancer",
-        VpcId=ref("Vpc"),
-        SecurityGroupIngress=[
-            {
-                "IpProtocol": "tcp",
-                "FromPort": 80,
-                "ToPort": 80,
-                "CidrIp": attribute("Vpc", "CidrBlock"),
-            }
-        ],
-    ),
-    "FromBalancer": resource(
-        "EC2::SecurityGroupIngress",
-        GroupId=attribute("ServerGroup", "GroupId"),
-        IpProtocol="tcp",
-        FromPort=8080,
-        ToPort=8080,
-        SourceSecurityGroupId=attribute("BalancerGroup", "GroupId"),
-        Description="from the load balancer",
-    ),
-    "ToServers": resource(
-        "EC2::SecurityGroupEgress",
-        GroupId=attribute("BalancerGroup", "GroupId"),
-        IpProtocol="tcp",
-        FromPort=8080,
-        ToPort=8080,
-        DestinationSecurityGroupId=attribute("ServerGroup", "GroupId"),
-    ),
-    "S3Endpoint": resource(
-        "EC2::VPCEndpoint",
-        ServiceName="com.amazonaws.us-east-1.s3",
-        VpcEndpointType="Gateway",
-        VpcId=ref("Vpc"),
-        RouteTableIds=[ref("PrivateRoutes")],
-    ),
-    "SsmEndpoint": resource(
-        "EC2::VPCEndpoint",
-        ServiceName="com.amazonaws.us-east-1.ssm",
-        VpcEndpointType="Interface",
-        PrivateDnsEnabled=True,
-        VpcId=ref("Vpc"),
-        SubnetIds=[ref("Private")],
-        SecurityGroupIds=[attribute("ServerGroup", "GroupId")],
-    ),
-    "FlowLogs": resource(
-        "EC2::FlowLog",
-        ResourceId=ref("Vpc"),
-        ResourceType="VPC",
-        TrafficType="ALL",
-        LogDestinationType="cloud-watch-logs",
-        LogGroupName=ref("Logs"),
-        DeliverLogsPermissionArn=attribute("Role", "Arn"),
-        MaxAggregationInterval=60,
-        Tags=[{"Key": "Name", "Value": "flows"}],
-    ),
-}
+from tests.local_aws.samples_network import NETWORK
+from tests.local_aws.templates import Template, assumed_by, attribute, policy, ref, resource
 
 DATA: Template = {
     "Key": resource(
@@ -334,6 +204,24 @@ WATCHING: Template = {
         TreatMissingData="notBreaching",
         AlarmActions=[ref("Topic")],
     ),
+    "Errors": resource(
+        "CloudWatch::Alarm",
+        ComparisonOperator="GreaterThanThreshold",
+        EvaluationPeriods=3,
+        Threshold=1,
+        Metrics=[
+            {"Id": "share", "Expression": "100 * failed / 2", "Label": "%", "ReturnData": True},
+            {
+                "Id": "failed",
+                "ReturnData": False,
+                "MetricStat": {
+                    "Metric": {"Namespace": "Isomorph/gqa", "MetricName": "Failed"},
+                    "Period": 60,
+                    "Stat": "Sum",
+                },
+            },
+        ],
+    ),
     "Overall": resource(
         "CloudWatch::CompositeAlarm",
         AlarmName="contract-overall",
@@ -347,6 +235,7 @@ WATCHING: Template = {
             "TimeUnit": "MONTHLY",
             "BudgetLimit": {"Amount": 50, "Unit": "USD"},
         },
+        ResourceTags=[{"Key": "project", "Value": "contract"}],
         NotificationsWithSubscribers=[
             {
                 "Notification": {

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 from local_aws import describe
 from tests.local_aws import samples
 from tests.local_aws.conftest import Emulator
+from tests.local_aws.templates import ZONES, resource
 
 CONTRACT = "contract"
 TYPES = sorted({one["Type"] for one in samples.CONTRACT["Resources"].values()})
@@ -78,7 +79,7 @@ def test_a_group_has_the_properties_of_the_template(contract: Emulator) -> None:
     ]
     assert group["TargetGroupARNs"] == [physical(contract, "Targets")]
     assert group["DesiredCapacity"] == 0
-    assert sorted(group["AvailabilityZones"]) == list(samples.ZONES)
+    assert sorted(group["AvailabilityZones"]) == list(ZONES)
     assert group["WarmPoolConfiguration"]["PoolState"] == "Stopped"
     [policy] = autoscaling.describe_policies(AutoScalingGroupName=name)["ScalingPolicies"]
     [notice] = autoscaling.describe_notification_configurations()["NotificationConfigurations"]
@@ -113,6 +114,14 @@ def test_a_budget_tells_by_mail(contract: Emulator) -> None:
     assert notice["Threshold"] == 80
     limit = budgets.describe_budget(AccountId=contract.account, BudgetName=name)["Budget"]
     assert limit["BudgetLimit"] == {"Amount": "50", "Unit": "USD"}
+
+
+def test_an_alarm_over_an_expression_is_kept(contract: Emulator) -> None:
+    name = physical(contract, "Errors")
+    [alarm] = contract.client("cloudwatch").describe_alarms(AlarmNames=[name])["MetricAlarms"]
+    assert [metric["Id"] for metric in alarm["Metrics"]] == ["share", "failed"]
+    assert "MetricName" not in alarm
+    assert alarm["Threshold"] == 1
 
 
 def test_metrics_that_are_put_are_read_back(contract: Emulator) -> None:
@@ -150,6 +159,7 @@ def test_a_changed_property_is_changed(contract: Emulator) -> None:
     of["Pool"]["MinSize"] = 2
     of["Group"]["HealthCheckGracePeriod"] = 900
     of["Overall"]["AlarmRule"] = "FALSE"
+    of["Errors"]["Metrics"][0]["Expression"] = "failed"
     of["FlowLogs"]["TrafficType"] = "REJECT"
     of["FromBalancer"] |= {"FromPort": 9090, "ToPort": 9090}
     before = contract.resources(CONTRACT)
@@ -170,6 +180,10 @@ def test_a_changed_property_is_changed(contract: Emulator) -> None:
     group = contract.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"][0]
     assert group["HealthCheckGracePeriod"] == 900
     assert group["WarmPoolConfiguration"]["MinSize"] == 2
+    [alarm] = contract.client("cloudwatch").describe_alarms(
+        AlarmNames=[after["Errors"].physical_id]
+    )["MetricAlarms"]
+    assert alarm["Metrics"][0]["Expression"] == "failed"
     rules = contract.client("ec2").describe_security_group_rules(
         SecurityGroupRuleIds=[after["FromBalancer"].physical_id]
     )["SecurityGroupRules"]
@@ -179,10 +193,8 @@ def test_a_changed_property_is_changed(contract: Emulator) -> None:
 def test_a_resource_that_fails_rolls_the_stack_back(emulator: Emulator) -> None:
     template = {
         "Resources": {
-            "Good": samples.resource(
-                "SSM::Parameter", Name="/rolled/back", Type="String", Value="1"
-            ),
-            "Bad": samples.resource(
+            "Good": resource("SSM::Parameter", Name="/rolled/back", Type="String", Value="1"),
+            "Bad": resource(
                 "AutoScaling::WarmPool", after="Good", AutoScalingGroupName="no-such-group"
             ),
         }
@@ -193,7 +205,7 @@ def test_a_resource_that_fails_rolls_the_stack_back(emulator: Emulator) -> None:
 
 
 def test_fails_when_a_type_is_unknown(emulator: Emulator) -> None:
-    template = {"Resources": {"What": samples.resource("SageMaker::NoSuchThing")}}
+    template = {"Resources": {"What": resource("SageMaker::NoSuchThing")}}
     with pytest.raises(ClientError, match="NoSuchThing"):
         emulator.create("unknown", template)
 
@@ -207,6 +219,7 @@ def test_fails_when_a_type_is_unknown(emulator: Emulator) -> None:
             {"LifecycleConfiguration": {"Rules": [{"Status": "Enabled", "TagFilters": []}]}},
             "TagFilters of a lifecycle rule is not played",
         ),
+        ("EC2::EIP", {"Domain": "vpc", "TransferAddress": "1.2.3.4"}, "TransferAddress is not"),
         (
             "AutoScaling::AutoScalingGroup",
             {"MinSize": "0", "MaxSize": "0", "MixedInstancesPolicy": {}},
@@ -218,7 +231,7 @@ def test_fails_when_a_property_would_be_dropped(
     emulator: Emulator, kind: str, properties: dict[str, Any], said: str
 ) -> None:
     stack = f"dropping-{said.split()[0]}"
-    template = {"Resources": {"What": samples.resource(kind, **properties)}}
+    template = {"Resources": {"What": resource(kind, **properties)}}
     assert emulator.create(stack, template) == "ROLLBACK_COMPLETE"
     assert said in emulator.failure(stack)
     assert not [name for name in _buckets(emulator) if name.startswith("dropping")]
@@ -229,7 +242,7 @@ def _buckets(emulator: Emulator) -> list[str]:
 
 
 def test_a_bucket_with_data_is_not_deleted(emulator: Emulator) -> None:
-    template = {"Resources": {"Data": samples.resource("S3::Bucket")}}
+    template = {"Resources": {"Data": resource("S3::Bucket")}}
     assert emulator.create("data", template) == "CREATE_COMPLETE"
     bucket = emulator.resources("data")["Data"].physical_id
     emulator.client("s3").put_object(Bucket=bucket, Key="weights", Body=b"1")
@@ -250,7 +263,7 @@ def test_services_that_moto_serves_answer(emulator: Emulator) -> None:
 
 def test_accounts_and_regions_are_apart(emulator: Emulator) -> None:
     other = Emulator(emulator.running, account="111111111111", region="eu-west-1")
-    template = {"Resources": {"Topic": samples.resource("SNS::Topic")}}
+    template = {"Resources": {"Topic": resource("SNS::Topic")}}
     assert other.create("elsewhere", template) == "CREATE_COMPLETE"
     [topic] = other.resources("elsewhere").values()
     assert topic.physical_id.split(":")[3:5] == ["eu-west-1", "111111111111"]
