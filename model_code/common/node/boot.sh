@@ -29,6 +29,7 @@ set -a
 . "$FLEET_ENV"
 AWS_REGION="${region:-${AWS_REGION:-}}"
 set +a
+export AWS_DEFAULT_REGION="$AWS_REGION" # what version 1 of the AWS CLI reads
 for name in SLUG PYTHON ENGINE PORT DEADLINE_S STACK SIGNAL_RESOURCE; do
   variable="ISOMORPH_$name"
   [ -n "${!variable:-}" ] || fail "$variable is missing in $FLEET_ENV"

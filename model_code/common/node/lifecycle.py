@@ -8,10 +8,9 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from model_code.common.aws import client
 from model_code.common.errors import SettingsError, UserError
 from model_code.common.node.imds import Metadata
 
@@ -33,14 +32,10 @@ class Node:
 
     Args:
         env: The machine's environment, with the lines of fleet.env.
-        client: Makes a boto3 client from a service's name.
     """
 
-    def __init__(
-        self, env: Mapping[str, str], metadata: Metadata, client: Callable[[str], Any] | None = None
-    ) -> None:
+    def __init__(self, env: Mapping[str, str], metadata: Metadata) -> None:
         self._env, self._metadata = env, metadata
-        self._client = client or _client
 
     def ready(self, timeout_s: float = _READY_S) -> None:
         """Wait for the server, and tell CloudFormation and Auto Scaling how that went.
@@ -89,7 +84,7 @@ class Node:
         """Tell CloudFormation; it listens only while it creates or updates the stack."""
         self._tolerated(
             "cloudformation",
-            lambda client: client.signal_resource(
+            lambda cloudformation: cloudformation.signal_resource(
                 StackName=self._setting("ISOMORPH_STACK"),
                 LogicalResourceId=self._setting("ISOMORPH_SIGNAL_RESOURCE"),
                 UniqueId=self._metadata.instance_id,
@@ -102,11 +97,11 @@ class Node:
         if not (name := self._env.get(hook)):
             return
 
-        def complete(client: Any) -> None:
+        def complete(autoscaling: Any) -> None:
             machine = self._metadata.instance_id
-            found = client.describe_auto_scaling_instances(InstanceIds=[machine])
+            found = autoscaling.describe_auto_scaling_instances(InstanceIds=[machine])
             for instance in found["AutoScalingInstances"]:
-                client.complete_lifecycle_action(
+                autoscaling.complete_lifecycle_action(
                     LifecycleHookName=name,
                     AutoScalingGroupName=instance["AutoScalingGroupName"],
                     InstanceId=machine,
@@ -118,7 +113,7 @@ class Node:
     def _tolerated(self, service: str, call: Callable[[Any], Any]) -> None:
         """Make a call that may be refused because nobody waits for it."""
         try:
-            call(self._client(service))
+            call(client(service))
         except ClientError as error:
             if error.response["Error"].get("Code") != "ValidationError":
                 raise UserError(f"{service}: {error}") from error
@@ -130,11 +125,6 @@ class Node:
         if not (value := self._env.get(name)):
             raise SettingsError(f"{name} is missing; boot.sh takes it from fleet.env")
         return value
-
-
-def _client(service: str) -> Any:
-    config = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 5})
-    return boto3.client(service, config=config)
 
 
 def _healthy(url: str) -> bool:
