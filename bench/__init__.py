@@ -1,0 +1,3 @@
+"""Measurements, each beside a named peer or limit in one run."""
+
+BENCHES = {}

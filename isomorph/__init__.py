@@ -1,0 +1,1 @@
+"""The command line: thin commands over config, planner, stacks and the embedded AWS."""

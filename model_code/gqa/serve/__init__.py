@@ -1,0 +1,1 @@
+"""The deployable target: an OpenAI-compatible server."""

@@ -1,0 +1,71 @@
+# The commands that people and CI run. Needs Python 3.11 or newer, Node 18 or newer, and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help up down test e2e check format synth install dev torch wheelhouses lock clean
+
+help:  ## Show the commands
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+up: install  ## Set up, deploy `local` to the embedded AWS, and ask the model a question
+	@$(BIN)/isomorph up
+
+down:  ## Stop the embedded AWS and all that it runs; keep the environment and the download caches
+	@if [ -x $(BIN)/isomorph ]; then $(BIN)/isomorph down; else echo "nothing is installed here"; fi
+
+test: dev torch  ## Everything that CI runs, with the time of each part
+	@$(BIN)/python -m tests
+
+e2e: dev torch  ## Only the end-to-end deployment against the embedded AWS
+	@$(BIN)/python -m tests e2e
+
+check: dev  ## Only format, lint, types and the fast tests
+	@$(BIN)/python -m tests format lint types shell unit
+
+format: dev  ## Rewrite the code in the project's format
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+synth: install wheelhouses  ## Write the templates of every environment to cdk.out, through every gate
+	@node_modules/.bin/cdk synth --quiet
+
+install: $(BIN)/.installed node_modules/.installed  ## Make .venv and node_modules from the pinned lists
+
+dev: install $(BIN)/.dev  ## ... with what tests and linters need
+
+torch: install $(BIN)/.torch  ## ... with torch (its CPU build where pip offers one) and transformers
+
+wheelhouses: install  ## Download the wheels that nodes install (cached)
+	@$(BIN)/isomorph wheelhouses
+
+lock: $(BIN)/.dev  ## Pin again after a change of a *.in file
+	@for file in requirements requirements-dev model_code/gqa/serve/requirements; do \
+	  $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-find-links \
+	    --no-emit-index-url --no-emit-trusted-host --output-file $$file.txt $$file.in || exit 1; done
+
+clean: down  ## Remove everything that these commands made, caches and environment too
+	@rm -rf .venv node_modules .isomorph cdk.out
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"isomorph needs Python 3.11 or newer, {sys.executable} is {v[0]}.{v[1]}; name another with make PYTHON=...")'
+	@echo "making .venv ..." && $(PYTHON) -m venv .venv
+
+$(BIN)/.installed: requirements.txt pyproject.toml | $(BIN)/python
+	@echo "installing requirements.txt into .venv (about 170 MB to download the first time) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(BIN)/.dev: requirements-dev.txt | $(BIN)/.installed
+	@echo "installing requirements-dev.txt into .venv ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+$(BIN)/.torch: requirements-torch.txt | $(BIN)/.installed
+	@echo "installing requirements-torch.txt into .venv ..."
+	@$(BIN)/python -m isomorph.torch_build requirements-torch.txt
+	@touch $@
+
+node_modules/.installed: package-lock.json
+	@echo "installing the pinned CDK command line ..." && npm ci --silent --no-audit --no-fund
+	@touch $@

@@ -1,0 +1,81 @@
+"""`isomorph`, also `python -m isomorph`."""
+
+import importlib
+import os
+import sys
+
+import click
+
+COMMANDS = {
+    "list": "The innovations of the map, and where each is on.",
+    "check": "Read an environment's file and say what it turns on.",
+    "up": "Deploy `local` to the embedded AWS and ask each model a question.",
+    "down": "Stop the embedded AWS and all that it runs.",
+    "destroy": "Remove what an environment deployed.",
+    "status": "What is deployed in an environment, and how it fares.",
+    "run": "Ask a deployed innovation.",
+    "refresh": "Replace a fleet's machines, a part at a time.",
+    "weights": "Weights in the model bucket.",
+    "wheelhouses": "Download what nodes install, before synthesis.",
+    "bench": "Measurements beside a named peer or limit.",
+    "map": "The map of innovations and services, in Mermaid.",
+}
+
+
+class Lazy(click.Group):
+    """Imports a command's module when it is called, so that each starts fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands' names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, or None when there is no such name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"isomorph.commands.{cmd_name}")
+        command: click.Command = getattr(
+            module, f"{cmd_name}_" if cmd_name in KEYWORDS else cmd_name
+        )
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+KEYWORDS = {"list", "map"}  # names that Python itself uses
+
+
+@click.group(cls=Lazy)
+def cli() -> None:
+    """Map a language model's architecture to AWS services, deploy them, and run the model."""
+
+
+def main() -> int:
+    """Run the command line: a user's mistake is one line and exit code 1, never a traceback."""
+    from config import ConfigError
+    from isomorph.errors import UserError
+    from local_aws.errors import EmulatorError
+
+    try:
+        cli(prog_name="isomorph", standalone_mode=False)
+    except (UserError, ConfigError, EmulatorError) as error:
+        for line in str(error).splitlines():
+            click.echo(f"error: {line}", err=True)
+        return 1
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        return 130
+    except BrokenPipeError:  # the reader of our output is gone: `isomorph map | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""The real CDK command line, run for an environment."""
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from isomorph.errors import UserError
+from isomorph.paths import CDK, ROOT
+
+_REASONS = re.compile(r"^\s*(?:❌|error:|Error:|\S*Error\b)|(?:_FAILED\s+\|)", re.IGNORECASE)
+
+
+def run(
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    log: Path,
+    cwd: Path = ROOT,
+) -> str:
+    """Run `cdk` and return what it printed; the whole of it is also appended to `log`.
+
+    Raises:
+        UserError: the CLI is not installed, or it failed; the message has its reason and the log.
+    """
+    if not CDK.exists():
+        raise UserError(f"the CDK command line is not in {CDK.parent}; run `make install`")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(  # noqa: S603
+        [str(CDK), *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment, "NO_COLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with log.open("a") as file:
+        file.write(f"$ cdk {' '.join(arguments)}\n{done.stdout}\n")
+    if done.returncode:
+        raise UserError(f"cdk {arguments[0]} failed: {reason(done.stdout)} (whole log: {log})")
+    return done.stdout
+
+
+def reason(printed: str) -> str:
+    """Return the line of the CLI's output that says why it failed."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    named = [line for line in lines if _REASONS.search(line)]
+    return (named or lines or ["it printed nothing"])[0].removeprefix("❌").strip()
+
+
+def bootstrap(
+    account: str, region: str, *, environment: Mapping[str, str], log: Path, scratch: Path
+) -> None:
+    """Run `cdk bootstrap` for one account and region.
+
+    It runs in an empty folder: beside cdk.json the CLI would synthesize the whole app first.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    run(["bootstrap", f"aws://{account}/{region}"], environment=environment, log=log, cwd=scratch)
+
+
+def deploy(
+    stacks: Sequence[str], *, context: Mapping[str, str], environment: Mapping[str, str], log: Path
+) -> str:
+    """Run `cdk deploy` for stacks by path, without asking, and return what it printed."""
+    options = [part for key, value in context.items() for part in ("-c", f"{key}={value}")]
+    return run(
+        ["deploy", *options, "--require-approval", "never", "--concurrency", "4", *stacks],
+        environment=environment,
+        log=log,
+    )

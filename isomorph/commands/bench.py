@@ -1,0 +1,38 @@
+"""`isomorph bench`: measurements beside a named peer or limit."""
+
+from dataclasses import asdict
+
+import click
+
+from isomorph import output
+from isomorph.errors import UserError
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME ...]")
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+def bench(names: tuple[str, ...], json_: bool) -> None:
+    """Run the measurements NAME ..., or all of them, and print the ratios."""
+    from bench import BENCHES
+
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        raise UserError(f"no measurement {', '.join(unknown)}; there are: {', '.join(BENCHES)}")
+    rows = []
+    for name in names or BENCHES:
+        with output.step(f"bench {name}"):
+            rows += [(name, row) for row in BENCHES[name]()]
+    if json_:
+        output.as_json([{"bench": name, **asdict(row)} for name, row in rows])
+        return
+    output.table(
+        ["bench", "what", "ours", "beside", "ratio", "to reach", "reached"],
+        [
+            (
+                *(name, row.name, row.ours, row.peer, f"{row.ratio:.2f}"),
+                f"{row.target:.2f}",
+                "yes" if row.reached else "NO",
+            )
+            for name, row in rows
+        ],
+    )

@@ -1,0 +1,57 @@
+"""`isomorph destroy`: remove what an environment deployed, data included where it is disposable."""
+
+from typing import Any
+
+import click
+
+from isomorph import cdk, output
+from isomorph.environments import Environment, load
+from isomorph.errors import UserError
+from isomorph.paths import state
+
+
+@click.command()
+@click.argument("name", metavar="ENV")
+@click.argument("slugs", nargs=-1, metavar="[SLUG ...]")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+def destroy(name: str, slugs: tuple[str, ...], yes: bool, json_: bool) -> None:
+    """Destroy the stacks SLUG ... of ENV, or all of ENV with its foundation.
+
+    Buckets are emptied first, with all versions, where the environment says `data: disposable`;
+    where it says `data: retained`, CloudFormation leaves them.
+    """
+    environment = load(name)
+    on = environment.stack_ids()
+    unknown = [slug for slug in slugs if slug not in (*on, "foundation")]
+    if unknown:
+        raise UserError(f"{name} has no {', '.join(unknown)}; it has: {', '.join(on)}, foundation")
+    stacks = list(slugs) or [*on, "foundation"]
+    if not yes:
+        click.confirm(f"Destroy {', '.join(environment.stack(s) for s in stacks)}?", abort=True)
+    if "foundation" in stacks and environment.config.data == "disposable":
+        _empty_buckets(environment)
+    with output.step(f"cdk destroy {' '.join(stacks)}"):
+        cdk.run(
+            ["destroy", "-c", f"env={name}", "--force", *(f"{name}/{stack}" for stack in stacks)],
+            environment=environment.variables,
+            log=state() / "cdk.log",
+        )
+    if json_:
+        output.as_json({"destroyed": [environment.stack(stack) for stack in stacks]})
+
+
+def _empty_buckets(environment: Environment) -> None:
+    """Remove every version of every object from the foundation's buckets."""
+    if environment.describe("foundation") is None:
+        return
+    resource = environment.session.resource(
+        "s3", endpoint_url=environment.variables.get("AWS_ENDPOINT_URL")
+    )
+    with environment.aws_errors():
+        pages: Any = environment.client("cloudformation").get_paginator("list_stack_resources")
+        for page in pages.paginate(StackName=environment.stack("foundation")):
+            for row in page["StackResourceSummaries"]:
+                if row["ResourceType"] == "AWS::S3::Bucket" and "PhysicalResourceId" in row:
+                    with output.step(f"empty {row['PhysicalResourceId']}"):
+                        resource.Bucket(row["PhysicalResourceId"]).object_versions.delete()

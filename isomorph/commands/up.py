@@ -1,0 +1,133 @@
+"""`isomorph up`: from nothing to a model that answers, on this machine."""
+
+import time
+from typing import Any
+
+import click
+
+from isomorph import cdk, output, samples
+from isomorph.ask import ask
+from isomorph.environments import Environment, load
+from isomorph.errors import UserError
+from isomorph.paths import state
+
+PROMPT = "The capital of France is"
+
+
+@click.command()
+@click.argument("slugs", nargs=-1, metavar="[SLUG ...]")
+@click.option("--port", default=4570, show_default=True, type=click.IntRange(1024, 65000))
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+def up(slugs: tuple[str, ...], port: int, json_: bool) -> None:
+    """Deploy the innovations that `local` turns on, or SLUG ..., to the embedded AWS; then ask them.
+
+    Twice in a row, the second only renews what changed.
+    """
+    from isomorph import deployment
+    from local_aws import daemon
+
+    environment = load("local")
+    chosen = _chosen(environment, slugs)
+    start = time.monotonic()
+    deployment.ensure_wheelhouses(environment.config)
+    folders = {slug: _weights(environment, slug) for slug in chosen}
+    prepared = time.monotonic()
+
+    began = daemon.status(state()) is None
+    try:
+        if began:
+            with output.step("start the embedded AWS") as notes:
+                notes.append(daemon.start(state(), port).endpoint)
+        with output.step("cdk bootstrap"):
+            cdk.bootstrap(
+                environment.config.account,
+                environment.config.region,
+                environment=environment.variables,
+                log=state() / "cdk.log",
+                scratch=state() / "bootstrap",
+            )
+        with output.step("cdk deploy local/foundation"):
+            deployment.deploy(environment, "foundation")
+        for slug in chosen:
+            with output.step(f"push the weights of {slug}"):
+                deployment.push_weights(environment, slug, folders[slug])
+            with output.step(f"cdk deploy local/{slug}"):
+                deployment.deploy(environment, slug)
+            with output.step(f"wait for local/{slug}") as notes:
+                notes.append(", ".join(deployment.wait_until_served(environment, slug)))
+        rows = [_row(environment, slug) for slug in chosen]
+    except KeyboardInterrupt:
+        if began:  # what this command started, it takes away again
+            daemon.stop(state())
+        raise
+    own = time.monotonic() - prepared
+    if json_:
+        seconds = {"downloads": round(prepared - start, 2), "own_steps": round(own, 2)}
+        output.as_json({"innovations": rows, "seconds": seconds})
+        return
+    output.table(
+        ["innovation", "stack", "resources", "runs in", "answer", "tokens/s"],
+        [
+            (
+                row["innovation"],
+                row["stack"],
+                str(row["resources"]),
+                row["runs_in"],
+                PROMPT + row["answer"]["text"],
+                f"{row['answer']['tokens_per_second']:.0f}",
+            )
+            for row in rows
+        ],
+    )
+    output.say(f'up in {own:.0f} s; ask it more: .venv/bin/isomorph run {chosen[0]} "PROMPT"')
+
+
+def _chosen(environment: Environment, slugs: tuple[str, ...]) -> list[str]:
+    """Return the innovations to bring up, in the order of the map.
+
+    Raises:
+        UserError: a slug that `local` does not turn on, or that is only planned.
+    """
+    on = environment.stack_ids()
+    for slug in slugs:
+        if slug not in on:
+            raise UserError(
+                f"{slug!r} cannot be brought up: config/local.yaml turns on {', '.join(on)}; "
+                f"`isomorph list` shows what is real and what is planned"
+            )
+    return [slug for slug in on if not slugs or slug in slugs]
+
+
+def _weights(environment: Environment, slug: str) -> Any:
+    """Return the folder with the weights of an innovation's model, downloaded if need be."""
+    model = environment.config.innovations[slug]["model"]
+    with output.step(f"weights of {model}") as notes:
+        folder, downloaded = samples.fetch(model)
+        notes.append("downloaded" if downloaded else "cached")
+    return folder
+
+
+def _row(environment: Environment, slug: str) -> dict[str, Any]:
+    """Return what the table says of one innovation, after asking its model."""
+    stack = environment.stack(slug)
+    pages = environment.client("cloudformation").get_paginator("list_stack_resources")
+    count = sum(len(p["StackResourceSummaries"]) for p in pages.paginate(StackName=stack))
+    with output.step(f"ask {slug}"):
+        answer = ask(environment, slug, PROMPT, max_tokens=16)
+    return {
+        "innovation": slug,
+        "stack": stack,
+        "resources": count,
+        "runs_in": _where(environment, slug),
+        "answer": answer.as_dict(),
+    }
+
+
+def _where(environment: Environment, slug: str) -> str:
+    """Return the machine and the process that serve."""
+    from local_aws import daemon
+
+    group = environment.outputs(slug)["Fleet"]
+    running = daemon.status(state())
+    machines = [row for row in running.machines() if row["group"] == group] if running else []
+    return ", ".join(f"{row['id']} (pid {row['pid']}, port {row['port']})" for row in machines)

@@ -1,0 +1,136 @@
+"""Bringing an innovation up: wheels, weights, the CDK CLI, and the wait until it answers."""
+
+import time
+from pathlib import Path
+from botocore.exceptions import BotoCoreError, ClientError
+
+from config import EnvironmentConfig, Override
+from isomorph import cdk, output, wheelhouse
+from isomorph.environments import Environment
+from isomorph.errors import UserError
+from isomorph.paths import state
+from model_code.common import weights
+from model_code.common.errors import WeightsError
+from stacks.base import weights_parameter
+from stacks.registry import environments, selected
+from stacks.wheelhouse import FOLDER, wheelhouse_name
+
+
+def deploy(environment: Environment, slug: str, **context: str) -> None:
+    """Deploy one stack of an environment with the CDK CLI, and what it needs."""
+    cdk.deploy(
+        [f"{environment.name}/{slug}"],
+        context={"env": environment.name, **context},
+        environment=environment.variables,
+        log=state() / "cdk.log",
+    )
+
+
+def ensure_wheelhouses(config: EnvironmentConfig) -> list[Path]:
+    """Return the wheelhouses of an environment's fleets, building those that are missing."""
+    paths = []
+    for deployable, settings in selected(config):
+        slug: str = deployable.innovation.slug
+        engine, python = settings.engine, settings.python
+        path = FOLDER / wheelhouse_name(slug, python, engine)
+        if not path.is_file():
+            with output.step(f"download the wheels of {slug} for {engine}, Python {python}") as n:
+                wheelhouse.build(slug, engine=engine, python=python, path=path)
+                n.append(f"{path.stat().st_size / 2**20:.0f} MiB")
+        paths.append(path)
+    return paths
+
+
+def push_weights(environment: Environment, slug: str, folder: Path) -> str:
+    """Put a folder of weights into the model bucket and point the fleet at them.
+
+    Raises:
+        UserError: the foundation is not deployed, it keeps no weights for `slug`, the folder
+            holds nothing, or the upload failed; the pointer moves last, so that it never
+            names what is not there.
+    """
+    bucket = environment.outputs("foundation")["ModelBucket"]
+    ssm, name = environment.client("ssm"), weights_parameter(environment.name, slug)
+    try:
+        ssm.get_parameter(Name=name)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ParameterNotFound":
+            raise UserError(f"AWS refused to read {name}: {error}") from None
+        raise UserError(
+            f"{environment.name} keeps no weights for {slug!r}: innovations.{slug} is not on in "
+            f"config/{environment.name}.yaml, or the foundation was deployed without it"
+        ) from None
+    try:
+        pushed = weights.push(folder, environment.client("s3"), bucket, slug)
+        ssm.put_parameter(Name=name, Value=pushed, Type="String", Overwrite=True)
+    except WeightsError as error:
+        raise UserError(str(error)) from None
+    except (ClientError, BotoCoreError) as error:
+        raise UserError(f"the weights could not be pushed: {error}") from None
+    return pushed
+
+
+def wait_until_served(environment: Environment, slug: str, *, seconds: float = 120) -> list[str]:
+    """Wait until as many machines of a fleet are in service as it wants, and return their ids.
+
+    Raises:
+        UserError: not in time, or a machine that gave up; the message has the machine's own words.
+    """
+    group = environment.outputs(slug)["Fleet"]
+    client = environment.client("autoscaling")
+    deadline = time.monotonic() + seconds
+    while True:
+        with environment.aws_errors():
+            [fleet] = client.describe_auto_scaling_groups(AutoScalingGroupNames=[group])[
+                "AutoScalingGroups"
+            ]
+        served: list[str] = [
+            row["InstanceId"]
+            for row in fleet["Instances"]
+            if row["LifecycleState"] == "InService" and row["HealthStatus"] == "Healthy"
+        ]
+        if fleet["DesiredCapacity"] and len(served) >= fleet["DesiredCapacity"]:
+            return served
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{environment.stack(slug)}: {len(served)} of {fleet['DesiredCapacity']} machines "
+                f"serve after {seconds:.0f} s; {machines_say(environment, group)}"
+            )
+        time.sleep(0.25)
+
+
+def machines_say(environment: Environment, group: str) -> str:
+    """Return the last machine's own reason for not serving, as far as it can be known from here."""
+    if not environment.embedded:
+        return f"see the instances' system log, and the activity history of {group}"
+    from local_aws import daemon
+
+    running = daemon.status(state())
+    rows = [row for row in running.machines() if row["group"] == group] if running else []
+    reasons = [row["reason"] for row in rows if row["reason"]]
+    return reasons[-1] if reasons else "no machine has given a reason"
+
+
+def ensure_engine(environment: Environment, slug: str, engine: str) -> None:
+    """See to it that a deployed fleet serves with `engine`; in the embedded AWS, deploy that.
+
+    The code asset stays the same: the engine is a line of the machine's settings, and a
+    wheelhouse that has what it needs.
+
+    Raises:
+        UserError: the fleet is in an account and serves with another engine.
+    """
+    serves = environment.outputs(slug).get("Engine")
+    if serves == engine:
+        return
+    if not environment.embedded:
+        raise UserError(
+            f"{environment.stack(slug)} serves with {serves}; to change that, set "
+            f"innovations.{slug}.engine: {engine} in config/{environment.name}.yaml and deploy"
+        )
+    [config] = environments(environment.name, (Override(slug, "engine", engine),))
+    ensure_wheelhouses(config)
+    with output.step(f"deploy {environment.name}/{slug} with the engine {engine}"):
+        deploy(environment, slug, **{f"{slug}.engine": engine})
+    with output.step(f"wait for {environment.name}/{slug}"):
+        wait_until_served(environment, slug)

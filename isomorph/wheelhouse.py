@@ -1,0 +1,78 @@
+"""Wheelhouses: the wheels that a node installs, in one zip, made before synthesis and cached.
+
+Private nodes reach no package index, so every wheel travels with the deployment. pip checks each
+against the target's locked requirements. torch is the exception: the hash of its CPU build differs
+from index to index, so the native engine's list is locked here, while the wheelhouse is built.
+"""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+from isomorph import packages
+from isomorph.paths import ROOT
+from isomorph.torch_build import prefer_cpu
+
+LOCK = "requirements-native.txt"  # the name inside the zip; boot.sh installs from it
+# Amazon Linux 2023 has glibc 2.34; pip wants every older tag by name.
+_PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(34, 4, -1)]
+_PLATFORMS += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
+
+
+def target_options(python: str) -> list[str]:
+    """Return pip's options for a node's Python: `host` is this machine's, `3.11` Amazon Linux's."""
+    if python == "host":
+        return []
+    tag = "cp" + python.replace(".", "")
+    abis = [tag, "abi3", "none"]
+    return [
+        *("--python-version", python, "--implementation", "cp"),
+        *(part for abi in abis for part in ("--abi", abi)),
+        *(part for name in _PLATFORMS for part in ("--platform", name)),
+    ]
+
+
+def lock(wheels: list[Path]) -> str:
+    """Return requirements with the hash of each wheel, as `pip install --require-hashes` wants."""
+    rows = []
+    for wheel in wheels:
+        name, version = wheel.name.split("-")[:2]
+        rows.append(f"{name}=={version} --hash=sha256:{packages.sha256(wheel)}")
+    return "\n".join(sorted(rows)) + "\n"
+
+
+def build(slug: str, *, engine: str, python: str, path: Path) -> None:
+    """Download the wheels of one target and put them into the zip `path`, whole or not at all.
+
+    Raises:
+        UserError: no network, no wheel for the target, a wrong hash, or a full disk.
+    """
+    serve = ROOT / "model_code" / slug / "serve"
+    options = target_options(python)
+    with packages.scratch(path.parent) as scratch:
+        packages.need_space(scratch, 3 * 10**8 if engine != "native" else 10**9, "a wheelhouse")
+        locked = (serve / "requirements.txt").read_text()
+        wheels = packages.download(locked, scratch, options=["--require-hashes", *options])
+        extra = ""
+        if engine == "native":
+            native = scratch / "native"
+            native.mkdir()
+            wanted = prefer_cpu((serve / "requirements-native.in").read_text())
+            own = packages.download(wanted, native, options=options)
+            here = {wheel.name.split("-")[0] for wheel in wheels}
+            own = [wheel for wheel in own if wheel.name.split("-")[0] not in here]
+            wheels, extra = [*wheels, *own], lock(own)
+        made = scratch / "wheelhouse.zip"
+        _zip(made, wheels, extra)
+        made.replace(path)
+
+
+def _zip(path: Path, wheels: list[Path], native_lock: str) -> None:
+    """Write a zip that depends on nothing but its content, so that its digest is stable."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for wheel in sorted(wheels, key=lambda file: file.name):
+            entry = zipfile.ZipInfo(wheel.name)
+            with archive.open(entry, "w", force_zip64=True) as out, wheel.open("rb") as content:
+                shutil.copyfileobj(content, out, 1 << 20)
+        if native_lock:
+            archive.writestr(zipfile.ZipInfo(LOCK), native_lock)

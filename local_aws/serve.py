@@ -1,0 +1,83 @@
+"""The process of the embedded AWS."""
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import sys
+
+from local_aws.machines.machine import kill_leftovers
+from local_aws.settings import ACCOUNT, HOST, REGION, Settings
+
+# What the control plane reads when it is imported.
+_SETTINGS_OF_MINISTACK = {
+    "BIND_HOST": HOST,
+    "IOT_MTLS_ENABLED": "0",  # or it listens on every address
+    "SFTP_ENABLED": "0",
+    "MINISTACK_ACCOUNT_ID": ACCOUNT,
+    "MOTO_ACCOUNT_ID": ACCOUNT,
+    "MINISTACK_REGION": REGION,
+    "MINISTACK_WORKER_THREADS": "512",  # one for each request that waits for a target
+    "REDIS_HOST": HOST,
+    "LOG_LEVEL": "WARNING",
+}
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; does not return."""
+    os.environ.update(_SETTINGS_OF_MINISTACK, GATEWAY_PORT=str(settings.port))
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+
+    from hypercorn.asyncio import serve as hypercorn
+    from hypercorn.config import Config
+
+    from local_aws.behind import put_moto_behind
+    from local_aws.front import Front
+    from local_aws.givens import give_s3_its_key, publish_images
+    from local_aws.machines.autoscaling import AutoScalingApi, scopes
+    from local_aws.machines.loadbalancing import LoadBalancing
+    from local_aws.machines.runner import Runner
+    from local_aws.resources import register_all
+    from local_aws.resources.table import Aws
+
+    runner = Runner(endpoint=settings.endpoint, instances_dir=settings.instances_dir, scopes=scopes)
+    AutoScalingApi(runner).install()
+    LoadBalancing(runner).install()
+    put_moto_behind()
+    publish_images()
+    give_s3_its_key()
+    register_all(Aws(settings.endpoint), runner)
+
+    config = Config()
+    config.bind = [f"{HOST}:{settings.port}"]
+    config.loglevel = "WARNING"
+    config.graceful_timeout = 0.5
+    config.keep_alive_timeout = 60
+
+    async def main() -> None:
+        stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        await hypercorn(Front(runner), config, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
+
+    clear(settings)
+    runner.start()
+    code = 0
+    try:
+        asyncio.run(main())
+    except OSError as error:
+        print(f"isomorph: cannot listen on port {settings.port}: {error}", file=sys.stderr)
+        code = 1
+    finally:
+        runner.stop()
+        clear(settings)
+        sys.stderr.flush()
+        # A thread that waits for something in the control plane must not keep the process alive.
+        os._exit(code)
+
+
+def clear(settings: Settings) -> None:
+    """Remove all machines, also those of an embedded AWS that was killed here."""
+    kill_leftovers(settings.instances_dir)
+    shutil.rmtree(settings.instances_dir, ignore_errors=True)

@@ -1,0 +1,42 @@
+"""Where one embedded AWS listens and keeps its state."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+HOST = "127.0.0.1"
+ACCOUNT = "000000000000"
+REGION = "us-east-1"
+MACHINES = "/_isomorph/machines"  # the path that lists them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One embedded AWS.
+
+    Args:
+        port: Port of the only endpoint. It listens on the loopback address alone.
+        state_dir: Folder for its log, its pid and its machines. Removed on stop.
+    """
+
+    port: int
+    state_dir: Path
+
+    @property
+    def endpoint(self) -> str:
+        """The URL for clients: `localhost`, since template URLs with an address are misread."""
+        return f"http://localhost:{self.port}"
+
+    @property
+    def pid_file(self) -> Path:
+        """The file that says which process serves."""
+        return self.state_dir / "emulator.json"
+
+    @property
+    def log_file(self) -> Path:
+        """What the process prints."""
+        return self.state_dir / "emulator.log"
+
+    @property
+    def instances_dir(self) -> Path:
+        """The folder with one folder for each machine."""
+        return self.state_dir / "instances"

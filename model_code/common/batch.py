@@ -1,0 +1,123 @@
+"""Continuous batching: sequences join and leave between steps. No threads, no clocks.
+
+Slots of the cache are kept without gaps: first those that decode, then those whose prompt is still
+being read. So one decode step reads one slice of the cache, and nothing is gathered.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from model_code.common.attention import KVCache, Span
+from model_code.common.decoder import Decoder
+from model_code.common.sampling import Sampler
+
+PREFILL_CHUNK = 256  # tokens of a prompt between two decode steps, so that no one else stalls
+
+
+@dataclass(eq=False, kw_only=True)
+class Sequence:
+    """One prompt and what was made of it.
+
+    Args:
+        limit: How many tokens to generate at most.
+        ends: Tokens that end the answer.
+        cached: How many of its tokens have their keys and values in the cache.
+    """
+
+    prompt: list[int]
+    limit: int
+    sampler: Sampler
+    ends: set[int]
+    cached: int = 0
+    generated: list[int] = field(default_factory=list)
+    finish: Literal["stop", "length"] | None = None
+
+
+class Batch:
+    """Runs up to `slots` sequences of up to `context` tokens through one decoder."""
+
+    def __init__(self, decoder: Decoder, *, slots: int, context: int) -> None:
+        self.slots, self.context = slots, context
+        self._decoder = decoder
+        self._cache = KVCache(
+            decoder.architecture, slots=slots, context=context, dtype=decoder.dtype
+        )
+        self._sequences: list[Sequence] = []  # the index is the slot
+        self._decoding = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether no slot is free."""
+        return len(self._sequences) == self.slots
+
+    def add(self, sequence: Sequence) -> None:
+        """Take a sequence up. There must be a free slot, and the prompt must leave room."""
+        assert not self.full  # noqa: S101
+        assert 0 < len(sequence.prompt) < self.context  # noqa: S101
+        self._sequences.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Free a sequence's slot; the last ones of each kind move up to close the gap."""
+        slot = self._sequences.index(sequence)
+        if slot < self._decoding:
+            self._decoding -= 1
+            slot = self._move(self._decoding, slot)
+        self._move(len(self._sequences) - 1, slot)
+        self._sequences.pop()
+
+    @torch.inference_mode()
+    def step(self) -> Iterator[Sequence]:
+        """Read one chunk of one prompt, and decode one token of each sequence that is ready.
+
+        Yields each sequence that has a new token; a finished one has left its slot.
+        """
+        grown = self._decode() + self._prefill()
+        for sequence in grown:
+            if sequence.finish:
+                self.remove(sequence)
+        yield from grown
+
+    def _prefill(self) -> list[Sequence]:
+        if self._decoding == len(self._sequences):
+            return []
+        slot = self._decoding
+        sequence = self._sequences[slot]
+        chunk = sequence.prompt[sequence.cached : sequence.cached + PREFILL_CHUNK]
+        span = Span(slot, torch.tensor([sequence.cached]), len(chunk))
+        states_1SD = self._decoder(torch.tensor([chunk]), self._cache, span)
+        sequence.cached += len(chunk)
+        if sequence.cached < len(sequence.prompt):
+            return []
+        self._decoding += 1
+        self._append(sequence, self._decoder.logits(states_1SD[0, -1]))
+        return [sequence]
+
+    def _decode(self) -> list[Sequence]:
+        ready = self._sequences[: self._decoding]
+        if not ready:
+            return []
+        tokens_B1 = torch.tensor([[sequence.generated[-1]] for sequence in ready])
+        span = Span(0, torch.tensor([sequence.cached for sequence in ready]), 1)
+        states_B1D = self._decoder(tokens_B1, self._cache, span)
+        for sequence, logits_V in zip(ready, self._decoder.logits(states_B1D[:, 0]), strict=True):
+            sequence.cached += 1
+            self._append(sequence, logits_V)
+        return ready
+
+    def _append(self, sequence: Sequence, logits_V: torch.Tensor) -> None:
+        token = sequence.sampler(logits_V)
+        sequence.generated.append(token)
+        if token in sequence.ends:
+            sequence.finish = "stop"
+        elif len(sequence.generated) >= sequence.limit or sequence.cached >= self.context:
+            sequence.finish = "length"
+
+    def _move(self, source: int, target: int) -> int:
+        """Move a sequence to another slot, and return the slot that is free now."""
+        if source != target:
+            self._cache.move(source, target, self._sequences[source].cached)
+            self._sequences[target] = self._sequences[source]
+        return source

@@ -1,0 +1,98 @@
+"""One interface for everything that turns a prompt into text, and the engines behind it."""
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from model_code.common.errors import SettingsError
+
+ENGINES = ("llama.cpp", "native")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What to generate.
+
+    Args:
+        max_tokens: Where to stop; None means at the end of the context.
+        temperature: 0 takes the likeliest token each time.
+        seed: The same seed gives the same choice of tokens on one engine.
+    """
+
+    prompt: str
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Some more text, never part of a character. The last piece says why it is the last."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish: Finish | None = None
+
+
+class PromptTooLongError(Exception):
+    """The prompt does not fit the context, or leaves no room for one token."""
+
+    def __init__(self, prompt_tokens: int, context: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens; this server takes at most {context - 1}, "
+            f"one less than its context of {context}"
+        )
+
+
+class Engine(Protocol):
+    """Runs up to `slots` generations at a time, batched together."""
+
+    name: str
+    context: int
+    slots: int
+    kv_bytes_per_token: int
+    chat_template: str | None
+
+    def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
+        """Yield pieces as they come; closing the generator cancels the work.
+
+        Raises:
+            PromptTooLongError: Before the first piece.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop threads and give memory back. No generation may be running."""
+        ...
+
+
+def load_engine(name: str, folder: Path, *, slots: int, context: int, dtype: str) -> Engine:
+    """Load the weights in `folder` into the engine called `name`.
+
+    The engines import what they need when they are chosen: torch is never loaded for llama.cpp.
+    """
+    loaders: dict[str, Callable[[], Engine]] = {
+        "llama.cpp": lambda: _llama_cpp(folder, slots, context),
+        "native": lambda: _native(folder, slots, context, dtype),
+    }
+    if name not in loaders:
+        raise SettingsError(f"ISOMORPH_ENGINE is {name!r}; allowed: {', '.join(ENGINES)}")
+    return loaders[name]()
+
+
+def _llama_cpp(folder: Path, slots: int, context: int) -> Engine:
+    from model_code.common.engine.llama_cpp import LlamaCppEngine
+
+    return LlamaCppEngine(folder, slots=slots, context=context)
+
+
+def _native(folder: Path, slots: int, context: int, dtype: str) -> Engine:
+    from model_code.common.engine.native import NativeEngine
+
+    return NativeEngine.load(folder, slots=slots, context=context, dtype=dtype)

@@ -1,0 +1,77 @@
+"""Tensors of a GGUF file under Hugging Face's names, dequantised."""
+
+import re
+
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
+from torch import Tensor
+
+from model_code.common.architecture import Architecture
+from model_code.common.errors import WeightsError
+from model_code.common.gguf_header import GGUFHeader
+
+_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+_IN_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+
+
+class GGUFTensors:
+    """Reads one tensor at a time from the mapped file."""
+
+    def __init__(self, header: GGUFHeader, architecture: Architecture) -> None:
+        self._header = header
+        attention = architecture.layers[0].attention
+        self._heads = {"self_attn.q_proj": attention.heads, "self_attn.k_proj": attention.kv_heads}
+        self._data = np.asarray(np.memmap(header.path, dtype=np.uint8, mode="r"))
+
+    def __call__(self, name: str) -> Tensor:
+        """Return the tensor that Hugging Face calls `name`, in float32."""
+        info = self._header.tensors.get(gguf_name(name))
+        if info is None:
+            raise WeightsError(f"{self._header.path}: {gguf_name(name)} is missing")
+        data = self._data[info.offset : info.offset + info.nbytes]
+        try:
+            data = data.reshape(*info.shape[:-1], -1)
+            values = dequantize(data, GGMLQuantizationType(info.type)).reshape(info.shape)
+        except (ValueError, NotImplementedError) as error:
+            raise WeightsError(f"{self._header.path}: {info.name}: {error}") from error
+        tensor = torch.from_numpy(np.array(values, dtype=np.float32))
+        match = _IN_LAYER.fullmatch(name)
+        heads = self._heads.get(match[2].rsplit(".", 1)[0]) if match else None
+        return tensor if heads is None else _halves_together(tensor, heads)
+
+    def check_complete(self, names: set[str]) -> None:
+        """Refuse tensors that the model would not use: nothing is dropped in silence."""
+        extra = sorted(set(self._header.tensors) - {gguf_name(name) for name in names})
+        if extra:
+            raise WeightsError(
+                f"{self._header.path}: holds {', '.join(extra[:3])}, which the native decoder does "
+                f"not use; set ISOMORPH_ENGINE=llama.cpp"
+            )
+
+
+def gguf_name(name: str) -> str:
+    """Return what GGUF calls the tensor that Hugging Face calls `name`."""
+    match = _IN_LAYER.fullmatch(name)
+    prefix, inner = (f"blk.{match[1]}.", match[2]) if match else ("", name)
+    stem, kind = inner.rsplit(".", 1)
+    return f"{prefix}{_NAMES[stem]}.{kind}"
+
+
+def _halves_together(tensor: Tensor, heads: int) -> Tensor:
+    """Undo llama.cpp's order of rows, in which the two halves that RoPE turns are interleaved."""
+    return tensor.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(tensor.shape)

@@ -1,0 +1,138 @@
+"""What the server counts: for Prometheus at /metrics, and for CloudWatch through `Window`."""
+
+import time
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from model_code.common.engine import Engine
+from model_code.common.server.admission import Admission
+
+disable_created_metrics()  # a second series for each counter, which nobody reads
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_RATE_WINDOW_S = 10.0
+_MAX_FIRST_TOKENS = 150  # values that one PutMetricData datum may hold
+
+
+class Window:
+    """What happened since the last look. Levels are averaged over time, so no burst is missed."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since = self._changed = clock()
+        self._levels = (0, 0)
+        self._areas = [0.0, 0.0]
+        self.tokens = 0
+        self.first_tokens: list[float] = []
+
+    def level(self, in_flight: int, waiting: int) -> None:
+        """Say how many requests are in flight, and how many of these wait, from now on."""
+        now = self._clock()
+        for index, level in enumerate(self._levels):
+            self._areas[index] += level * (now - self._changed)
+        self._changed, self._levels = now, (in_flight, waiting)
+
+    def take(self) -> dict[str, list[float]]:
+        """Return each metric's values since the last call, and start anew."""
+        self.level(*self._levels)
+        seconds = max(self._changed - self._since, 1e-9)
+        values: dict[str, list[float]] = {
+            "RequestsInFlight": [self._areas[0] / seconds],
+            "QueueDepth": [self._areas[1] / seconds],
+            "TokensPerSecond": [self.tokens / seconds],
+        }
+        if self.first_tokens:
+            values["TimeToFirstToken"] = self.first_tokens[:_MAX_FIRST_TOKENS]
+        self._since, self._areas = self._changed, [0.0, 0.0]
+        self.tokens, self.first_tokens = 0, []
+        return values
+
+
+class Metrics:
+    """The server's figures. Call `level` whenever a request comes, starts or goes."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.window = Window()
+        self._rate = Window()
+        self._rate_value = 0.0
+        self._rate_at = time.monotonic()
+        registry = self.registry
+        self.requests = Counter(
+            "isomorph_requests",
+            "Requests by status; 499 if the client went away",
+            ["code"],
+            registry=registry,
+        )
+        self.running = Gauge(
+            "isomorph_requests_in_flight", "Requests that run or wait", registry=registry
+        )
+        self.waiting = Gauge("isomorph_queue_depth", "Requests that wait", registry=registry)
+        self.queue_wait = Histogram(
+            "isomorph_queue_wait_seconds", "Time from arrival to a slot",
+            buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
+        self.first_token = Histogram(
+            "isomorph_time_to_first_token_seconds", "Time from arrival to the first token",
+            buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
+        self.tokens = Counter(
+            "isomorph_tokens", "Tokens read and written", ["direction"], registry=registry
+        )
+        rate = Gauge(
+            "isomorph_tokens_per_second",
+            "Tokens written a second since the last look",
+            registry=registry,
+        )
+        rate.set_function(self._tokens_per_second)
+        self.kv_used = Gauge(
+            "isomorph_kv_bytes_used", "Bytes of keys and values of running requests",
+            registry=registry,
+        )  # fmt: skip
+        self._kv_capacity = Gauge(
+            "isomorph_kv_bytes_capacity", "Bytes of keys and values that fit", registry=registry
+        )
+        self._engine = Gauge(
+            "isomorph_engine_info", "Which engine serves which model", ["engine", "model"],
+            registry=registry,
+        )  # fmt: skip
+
+    def loaded(self, engine: Engine, model: str) -> None:
+        """Note which engine serves, and how much it can hold."""
+        self._engine.labels(engine.name, model).set(1)
+        self._kv_capacity.set(engine.kv_bytes_per_token * engine.context * engine.slots)
+
+    def level(self, admission: Admission) -> None:
+        """Note how many requests run and wait now."""
+        self.running.set(admission.in_flight)
+        self.waiting.set(admission.waiting)
+        self.window.level(admission.in_flight, admission.waiting)
+
+    def wrote_first_token(self, seconds: float) -> None:
+        """Note how long a client waited for the first token."""
+        self.first_token.observe(seconds)
+        self.window.first_tokens.append(seconds)
+
+    def wrote(self, tokens: int) -> None:
+        """Note more tokens written."""
+        self.tokens.labels("out").inc(tokens)
+        self.window.tokens += tokens
+        self._rate.tokens += tokens
+
+    def text(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _tokens_per_second(self) -> float:
+        now = time.monotonic()
+        if now - self._rate_at >= _RATE_WINDOW_S:
+            [self._rate_value] = self._rate.take()["TokensPerSecond"]
+            self._rate_at = now
+        return self._rate_value

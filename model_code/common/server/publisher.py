@@ -1,0 +1,61 @@
+"""Puts the figures that scaling and alarms look at into CloudWatch."""
+
+import asyncio
+import logging
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from model_code.common.server.metrics import Metrics
+
+_LOG = logging.getLogger(__name__)
+_UNITS = {
+    "RequestsInFlight": "Count",
+    "QueueDepth": "Count",
+    "TokensPerSecond": "Count/Second",
+    "TimeToFirstToken": "Seconds",
+}
+PERIOD_S = 10.0
+
+
+class Publisher:
+    """Publishes each period. Whatever goes wrong is logged once, and serving goes on.
+
+    Args:
+        namespace: CloudWatch namespace, such as Isomorph/gqa.
+        fleet: Value of the dimension Fleet.
+    """
+
+    def __init__(self, metrics: Metrics, *, namespace: str, fleet: str) -> None:
+        self._metrics, self._namespace = metrics, namespace
+        self._dimensions = [{"Name": "Fleet", "Value": fleet}]
+        self._client: Any = None
+        self._failed = False
+
+    async def run(self, period_s: float = PERIOD_S) -> None:
+        """Publish until cancelled."""
+        while True:
+            await asyncio.sleep(period_s)
+            await self.publish()
+
+    async def publish(self) -> None:
+        """Put what happened since the last time, one datum per metric."""
+        data = [
+            {"MetricName": name, "Dimensions": self._dimensions, "Unit": _UNITS[name],
+             "Values": values}
+            for name, values in self._metrics.window.take().items()
+        ]  # fmt: skip
+        try:
+            await asyncio.to_thread(self._put, data)
+            self._failed = False
+        except Exception as error:
+            if not self._failed:
+                _LOG.warning("metrics cannot be published to CloudWatch: %s", error)
+            self._failed = True
+
+    def _put(self, data: list[dict[str, Any]]) -> None:
+        if self._client is None:
+            config = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 2})
+            self._client = boto3.client("cloudwatch", config=config)
+        self._client.put_metric_data(Namespace=self._namespace, MetricData=data)

@@ -1,0 +1,150 @@
+"""The server's process: it answers /health from its first moment, loads, serves, drains, exits."""
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from model_code.common.engine import Engine, load_engine
+from model_code.common.errors import SettingsError, UserError
+from model_code.common.server.app import build_app
+from model_code.common.server.logs import set_up_logs
+from model_code.common.server.publisher import Publisher
+from model_code.common.server.service import Service
+from model_code.common.server.settings import Settings
+from model_code.common.weights import fetch
+
+_LOG = logging.getLogger(__name__)
+# An ALB keeps idle connections for 60 s; a target that closes one first answers 502 now and then.
+_KEEP_ALIVE_S = 75
+
+
+def main(env: Mapping[str, str] = os.environ) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code."""
+    try:
+        settings = Settings.from_environment(env)
+        set_up_logs(settings.log_group)
+        with _listen(settings) as listener:
+            asyncio.run(_Process(settings).run_until_stopped(listener))
+    except UserError as error:
+        print(f"isomorph: {error}", file=sys.stderr)
+        return 1
+    finally:
+        logging.shutdown()
+    return 0
+
+
+class _Process(uvicorn.Server):
+    """uvicorn's server, but its first SIGTERM or SIGINT drains, and the second ends at once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._service = Service(
+            model=settings.model, slots=settings.slots, queue=settings.queue,
+            deadline_s=settings.deadline_s,
+        )  # fmt: skip
+        self._stop = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        super().__init__(
+            uvicorn.Config(
+                build_app(self._service), lifespan="off", log_config=None, server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S, timeout_graceful_shutdown=5,
+            )
+        )  # fmt: skip
+
+    async def run_until_stopped(self, listener: socket.socket) -> None:
+        """Serve from the first moment on, load meanwhile, and drain when told to stop."""
+        self._loop = asyncio.get_running_loop()
+        http = asyncio.create_task(self.serve([listener]))
+        publisher = asyncio.create_task(self._publish())
+        engine: Engine | None = None
+        stop = asyncio.create_task(self._stop.wait())
+        loading = _in_thread(self._load)
+        try:
+            await _first(loading, stop, http)
+            if loading.done():
+                engine = loading.result()
+                self._service.serve(engine)
+                _LOG.info("ready: %s serves %s", engine.name, self._settings.model)
+                await _first(stop, http)
+                await self._drain()
+        finally:
+            self.should_exit = True
+            publisher.cancel()
+            await http
+            if engine is not None:
+                engine.close()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; called by signals."""
+        if self._stop.is_set():
+            self.should_exit = self.force_exit = True
+        assert self._loop is not None  # noqa: S101  run() sets it before signals come here
+        self._loop.call_soon_threadsafe(self._stop.set)
+
+    def _load(self) -> Engine:
+        s = self._settings
+        folder = fetch(s.weights, s.weights_sha256, s.state)
+        return load_engine(s.engine, folder, slots=s.slots, context=s.context, dtype=s.dtype)
+
+    async def _publish(self) -> None:
+        s = self._settings
+        if s.metric_namespace and s.fleet:
+            publisher = Publisher(
+                self._service.metrics, namespace=s.metric_namespace, fleet=s.fleet
+            )
+            await publisher.run()
+
+    async def _drain(self) -> None:
+        _LOG.info("draining: %d requests in flight", self._service.admission.in_flight)
+        cut = await self._service.drain(self._settings.drain_s)
+        if cut:
+            _LOG.warning("%d requests were cut after %g s", cut, self._settings.drain_s)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            f"port {settings.port} cannot be had: {error.strerror}; set ISOMORPH_PORT to another"
+        ) from error
+    return listener
+
+
+async def _first(*tasks: asyncio.Future[Any]) -> None:
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _in_thread(work: Callable[[], Engine]) -> asyncio.Future[Engine]:
+    """Run `work` in a daemon thread: SIGTERM while weights load must not wait for them."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Engine] = loop.create_future()
+
+    def finish(engine: Engine | None, error: Exception | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        elif engine is not None:
+            future.set_result(engine)
+
+    def run() -> None:
+        try:
+            outcome: tuple[Engine | None, Exception | None] = (work(), None)
+        except Exception as error:
+            outcome = (None, error)
+        loop.call_soon_threadsafe(finish, *outcome)
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return future

@@ -1,0 +1,140 @@
+"""One request from its arrival to its last piece: admission, engine, stop strings, figures."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from model_code.common.chat import ChatTemplate
+from model_code.common.engine import Engine, Generation, Piece
+from model_code.common.server.admission import Admission
+from model_code.common.server.metrics import Metrics
+from model_code.common.server.requests import Ask, InvalidRequestError
+from model_code.common.server.stops import StopFilter
+
+_POLL_S = 0.05
+
+
+class LoadingError(Exception):
+    """The weights are not loaded yet."""
+
+
+@dataclass
+class Trace:
+    """What the log says of a request: counts and times, never content."""
+
+    arrived: float
+    queued_s: float = 0.0
+    first_token_s: float | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Service:
+    """What the endpoints share.
+
+    Args:
+        deadline_s: How long a request may take, waiting included.
+    """
+
+    def __init__(self, *, model: str, slots: int, queue: int, deadline_s: float) -> None:
+        self.model, self.deadline_s = model, deadline_s
+        self.metrics = Metrics()
+        self.admission = Admission(slots=slots, queue=queue, changed=self.metrics.level)
+        self.created = int(time.time())
+        self._engine: Engine | None = None
+        self._template = ChatTemplate()
+        self._kv_bytes_per_token = 0
+
+    @property
+    def status(self) -> Literal["loading", "ok", "draining"]:
+        """What /health says."""
+        if self.admission.draining:
+            return "draining"
+        return "loading" if self._engine is None else "ok"
+
+    def serve(self, engine: Engine) -> None:
+        """Take requests from now on, and give them to `engine`."""
+        self._template = ChatTemplate(engine.chat_template)
+        self.metrics.loaded(engine, self.model)
+        self._kv_bytes_per_token = engine.kv_bytes_per_token
+        self._engine = engine
+
+    async def drain(self, timeout_s: float) -> int:
+        """Refuse new requests, wait for the others, and return how many were not finished."""
+        self.admission.drain()
+        end = time.monotonic() + timeout_s
+        while self.admission.in_flight and time.monotonic() < end:
+            await asyncio.sleep(_POLL_S)
+        return self.admission.in_flight
+
+    async def generate(self, ask: Ask, trace: Trace) -> AsyncGenerator[Piece, None]:
+        """Yield the answer's pieces; close the generator to cancel the work."""
+        if self._engine is None:
+            raise LoadingError
+        request = self._generation(ask)
+        async with self.admission.slot() as trace.queued_s:
+            self.metrics.queue_wait.observe(trace.queued_s)
+            async with (
+                aclosing(self._engine.generate(request)) as pieces,
+                aclosing(self._counted(pieces, trace)) as counted,
+            ):
+                async for piece in _until_stop(counted, ask.stops):
+                    yield piece
+
+    def _generation(self, ask: Ask) -> Generation:
+        if ask.model not in (None, self.model):
+            raise InvalidRequestError(
+                f"the model {ask.model[:100]!r} is not here; this server has {self.model!r}",
+                param="model",
+                status=404,
+            )
+        return Generation(
+            prompt=self._template.prompt(ask.messages) if ask.prompt is None else ask.prompt,
+            max_tokens=ask.max_tokens,
+            temperature=ask.temperature,
+            top_p=ask.top_p,
+            seed=ask.seed,
+        )
+
+    async def _counted(
+        self, pieces: AsyncIterator[Piece], trace: Trace
+    ) -> AsyncGenerator[Piece, None]:
+        """Pass pieces on and keep the figures up to date."""
+        held = 0  # tokens of this request in the cache
+        try:
+            async for piece in pieces:
+                if piece.prompt_tokens > trace.prompt_tokens:
+                    self.metrics.tokens.labels("in").inc(piece.prompt_tokens)
+                    trace.prompt_tokens = piece.prompt_tokens
+                if piece.completion_tokens and trace.first_token_s is None:
+                    trace.first_token_s = time.monotonic() - trace.arrived
+                    self.metrics.wrote_first_token(trace.first_token_s)
+                self.metrics.wrote(piece.completion_tokens - trace.completion_tokens)
+                trace.completion_tokens = piece.completion_tokens
+                now = trace.prompt_tokens + trace.completion_tokens
+                self._hold(now - held)
+                held = now
+                yield piece
+        finally:
+            self._hold(-held)
+
+    def _hold(self, tokens: int) -> None:
+        self.metrics.kv_used.inc(tokens * self._kv_bytes_per_token)
+
+
+async def _until_stop(
+    pieces: AsyncIterator[Piece], stops: Sequence[str]
+) -> AsyncGenerator[Piece, None]:
+    """Pass pieces on up to the first stop string."""
+    stop = StopFilter(stops)
+    async for piece in pieces:
+        text = stop.feed(piece.text)
+        if stop.stopped:
+            yield replace(piece, text=text, finish="stop")
+            return
+        if piece.finish:
+            text += stop.flush()
+        yield replace(piece, text=text)

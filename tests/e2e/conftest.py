@@ -1,0 +1,54 @@
+"""A deployment of `local` of its own: another port and another state folder than a person's."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def free_port() -> int:
+    """Return a port that nothing uses, with a few free ones above it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of commands: no credentials, no other state than the tests'."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_ACCESS", "AWS_SECRET"))}
+    state = tmp_path_factory.mktemp("embedded") / "local"
+    return {**kept, "ISOMORPH_STATE": str(state), "NO_COLOR": "1"}
+
+
+@pytest.fixture(scope="session")
+def isomorph(variables: dict[str, str]) -> Command:
+    """Run `isomorph ARGUMENTS` and return what it did."""
+
+    def run(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "isomorph", *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=280, **options
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def up(isomorph: Command) -> Iterator[dict[str, Any]]:
+    """What `isomorph up` reports; the deployment stays up for the session."""
+    done = isomorph("up", "--port", str(free_port()), "--json")
+    try:
+        assert done.returncode == 0, done.stderr
+        yield json.loads(done.stdout)
+    finally:
+        isomorph("down")
