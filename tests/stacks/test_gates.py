@@ -61,7 +61,7 @@ def assembly(wheels, tmp_path_factory):
     return outdir, done
 
 
-@pytest.mark.slow
+@pytest.mark.gates
 def test_every_environment_passes_every_gate_without_credentials(assembly):
     outdir, done = assembly
     templates = {path.parent.name for path in outdir.rglob("*.template.json")}
@@ -69,7 +69,7 @@ def test_every_environment_passes_every_gate_without_credentials(assembly):
     assert "WARNING" not in done.stdout + done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.gates
 def test_cfn_lint_has_nothing_to_say(assembly):
     # W3010 asks for Fn::GetAZs; an environment names its zones so that synthesis asks no network.
     outdir, _ = assembly
@@ -85,7 +85,7 @@ def test_cfn_lint_has_nothing_to_say(assembly):
     assert done.returncode == 0
 
 
-@pytest.mark.slow
+@pytest.mark.gates
 def test_cloudformations_own_validation_fails_the_synthesis(wheels, tmp_path):
     done = synthesize(wheels, tmp_path / "cdk.out", BREAK_A_PROPERTY)
     assert done.returncode != 0

@@ -60,13 +60,10 @@ def made_by_python() -> set[str]:
     known = operations()
     found = set()
     for path in NODE.rglob("*.py"):
-        text = path.read_text()
-        if "boto3" not in text:
-            continue
         for name in calls(path):
             found |= set(known.get(name, []))
         for library, actions in LIBRARIES.items():
-            if f"import {library}" in text:
+            if f"import {library}" in path.read_text():
                 found |= actions
     return found
 

@@ -16,7 +16,7 @@ def test_the_name_says_what_the_wheels_are_for(python, shown):
 
 def test_the_native_engine_has_wheels_of_its_own():
     assert [path.name for path in lock_files("gqa", "native")] == [
-        "requirements.txt", "requirements-torch.txt",
+        "requirements.txt", "requirements-native.in",
     ]  # fmt: skip
 
 
