@@ -42,7 +42,9 @@ def read_context(context: Mapping[str, Any]) -> tuple[str | None, tuple[Override
         if dot and re.fullmatch(r"[a-z_]+\.[a-z_]+", name):
             known = [innovation.slug for innovation in INNOVATIONS]
             if slug not in known:
-                raise ConfigError(f"-c {name}={value}: no innovation {slug!r}; allowed: {known}")
+                raise ConfigError(
+                    f"-c {name}={value}: no innovation {slug!r}; allowed: {', '.join(known)}"
+                )
             overrides.append(Override(slug, key, str(value)))
         elif name != "env" and re.fullmatch(r"[a-z_]+", name):
             raise ConfigError(

@@ -56,7 +56,7 @@ class NodeRole(iam.Role):
             _allow(["s3:GetObject"], *object_arns),
             *weights.read_statements(),
             _allow(
-                ["logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
+                ["logs:CreateLogStream", "logs:PutLogEvents"],
                 log_group.log_group_arn,
             ),
             iam.PolicyStatement(

@@ -32,10 +32,11 @@ def wheelhouse_name(slug: str, python: str, engine: str) -> str:
 
 def lock_files(slug: str, engine: str) -> list[Path]:
     """Return the files that say which wheels there must be."""
-    locks = [ROOT / "model_code" / slug / "serve" / "requirements.txt"]
+    serve = ROOT / "model_code" / slug / "serve"
+    names = ["requirements.txt"]
     if engine == "native":
-        locks.append(ROOT / "requirements-torch.txt")
-    return locks
+        names.append("requirements-native.in")
+    return [serve / name for name in names]
 
 
 def wheelhouse(slug: str, python: str, engine: str, folder: Path = FOLDER) -> Path:

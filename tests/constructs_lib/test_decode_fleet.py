@@ -353,7 +353,6 @@ def test_a_node_may_do_nothing_else(fleet):
         "cloudwatch:PutMetricData",
         "kms:Decrypt",
         "logs:CreateLogStream",
-        "logs:DescribeLogStreams",
         "logs:PutLogEvents",
         "s3:GetObject",
         "ssm:UpdateInstanceInformation",
