@@ -10,6 +10,7 @@ Conventions, the same wherever a number is shown:
 - Of a prompt, only the last token goes through the head, as when serving.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,9 +81,14 @@ class Architecture:
     dtype: str | None = None
 
     @cached_property
+    def kinds(self) -> Counter[Layer]:
+        """The layers that differ from each other, and how many there are of each."""
+        return Counter(self.layers)
+
+    @cached_property
     def parameters(self) -> int:
         """All parameters."""
-        layers = sum(layer.parameters(self.hidden) for layer in self.layers)
+        layers = sum(n * layer.parameters(self.hidden) for layer, n in self.kinds.items())
         return layers + self.embedding_parameters + self.head_parameters + self.hidden
 
     @cached_property
@@ -143,24 +149,29 @@ class Architecture:
     def kv_bytes(self, tokens: int, dtype: str = "bf16") -> int:
         """Return the cache bytes of one sequence: windows keep no more than their length."""
         values = 0
-        for attention in (layer.attention for layer in self.layers):
-            kept = tokens if attention.window is None else min(tokens, attention.window)
-            values += kept * attention.cached_values
+        for layer, count in self.kinds.items():
+            window = layer.attention.window
+            kept = tokens if window is None else min(tokens, window)
+            values += count * kept * layer.attention.cached_values
         return _bytes(values, dtype)
 
     def prefill_flops(self, tokens: int, *, cached: int = 0) -> int:
         """Return the operations of a prompt of `tokens`, after `cached` tokens in the cache."""
         scores = sum(
-            attention.pairs(cached, cached + tokens) * attention.flops_per_pair(absorbed=False)
-            for attention in (layer.attention for layer in self.layers)
+            count
+            * layer.attention.pairs(cached, cached + tokens)
+            * layer.attention.flops_per_pair(absorbed=False)
+            for layer, count in self.kinds.items()
         )
         return 2 * tokens * self._matrices + 2 * self.embedding_parameters + scores
 
     def decode_flops(self, context: int) -> int:
         """Return the operations of one more token after `context` tokens, on the latents in MLA."""
         scores = sum(
-            attention.pairs(context, context + 1) * attention.flops_per_pair(absorbed=True)
-            for attention in (layer.attention for layer in self.layers)
+            count
+            * layer.attention.pairs(context, context + 1)
+            * layer.attention.flops_per_pair(absorbed=True)
+            for layer, count in self.kinds.items()
         )
         return 2 * (self._matrices + self.embedding_parameters) + scores
 
