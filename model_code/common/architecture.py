@@ -44,9 +44,10 @@ BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4}
 SPARSE = "bf16_4_16"
 SPARSE_BITS_PER_16 = 4 * 16 + 4 * 4
 _WRAPPER = """
-    architectures boi_token_index eoi_token_index eoi_token_id eos_token_id image_token_index
-    initializer_range mm_tokens_per_image model_type text_config torch_dtype dtype
-    transformers_version vision_config tie_word_embeddings
+    architectures boi_token_id boi_token_index dtype eoi_token_id eoi_token_index
+    eos_token_id image_token_id image_token_index initializer_range mm_tokens_per_image
+    model_type text_config tie_word_embeddings torch_dtype transformers_version
+    vision_config
 """
 
 
@@ -255,11 +256,17 @@ def parse(
         embedding_scale=hidden**0.5 if rules.unit_offset else 1.0,
         norm_offset=1.0 if rules.unit_offset else 0.0,
         logit_softcap=fields.number("final_logit_softcapping") if rules.unit_offset else None,
-        mtp_layers=fields.optional_whole("num_nextn_predict_layers", low=0, high=64) or 0,
+        mtp_layers=_mtp_layers(rules.experts, fields),
         dtype=_dtype(fields),
     )
     fields.refuse_others(HARMLESS)
     return architecture
+
+
+def _mtp_layers(experts: str, fields: Fields) -> int:
+    if experts != "deepseek":
+        return 0
+    return fields.optional_whole("num_nextn_predict_layers", low=0, high=64) or 0
 
 
 def _context(fields: Fields) -> int:
