@@ -5,7 +5,6 @@ and computes; whichever takes longer is its time. The bound takes both at their 
 time takes the shares below, which are assumptions until `isomorph bench` has measured a target.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 
 from model_code.common.architecture import BITS, Architecture, FeedForward
@@ -33,25 +32,36 @@ class Demand:
         self.heads = first.heads
         self.kv_heads = 1 if first.latent_rank is not None else first.kv_heads
         self.is_mla = first.latent_rank is not None
-        self._sparse = Counter(
-            layer.feed_forward for layer in architecture.layers if layer.feed_forward.experts
-        )
+        self.widest = max(_active_width(layer.feed_forward) for layer in architecture.kinds)
         self._touched: dict[int, float] = {}
+        self._prefill: dict[int, int] = {}
+
+    def prefill_flops(self, tokens: int) -> int:
+        """Return the operations of a prompt."""
+        if tokens not in self._prefill:
+            self._prefill[tokens] = self.architecture.prefill_flops(tokens)
+        return self._prefill[tokens]
 
     def touched_bytes(self, tokens: int) -> float:
         """Return the weight bytes that a step over so many tokens reads, experts by expectation."""
         if tokens not in self._touched:
             hidden = self.architecture.hidden
             left_out = float(0 if self.architecture.tied_embeddings else self._embedding)
-            for part, layers in self._sparse.items():
-                spared = part.experts - _visited(part, tokens)
-                left_out += layers * spared * part.expert_parameters(hidden)
+            for layer, count in self.architecture.kinds.items():
+                part = layer.feed_forward
+                if part.experts:
+                    spared = part.experts - _visited(part, tokens)
+                    left_out += count * spared * part.expert_parameters(hidden)
             self._touched[tokens] = (self.architecture.parameters - left_out) * self.bits / 8
         return self._touched[tokens]
 
     @property
     def _embedding(self) -> int:
         return self.architecture.embedding_parameters  # a token looks up one row of it
+
+
+def _active_width(part: FeedForward) -> int:
+    return part.active * part.width + part.shared_width if part.experts else part.width
 
 
 def _visited(part: FeedForward, tokens: int) -> float:
@@ -81,7 +91,7 @@ def speed(demand: Demand, instance: Instance, *, devices: int, batch: int, promp
     bandwidth = instance.bandwidth * devices
     memory = (demand.touched_bytes(batch) + batch * demand.kv) / bandwidth
     compute = batch * demand.decode_flops / rate
-    prefill = demand.architecture.prefill_flops(prompt) / rate
+    prefill = demand.prefill_flops(prompt) / rate
     prefill_read = demand.touched_bytes(prompt) / bandwidth
     return Speed(
         step_s=max(memory / BANDWIDTH_SHARE, compute / COMPUTE_SHARE),

@@ -96,7 +96,7 @@ def full_attention(architecture: Architecture) -> Architecture:
 
 def _with(architecture: Architecture, **change: Any) -> Architecture:
     made: dict[Any, Any] = {}
-    for layer in set(architecture.layers):
+    for layer in architecture.kinds:
         made[layer] = dataclasses.replace(
             layer, **{name: new(getattr(layer, name)) for name, new in change.items()}
         )
@@ -108,10 +108,13 @@ def _with(architecture: Architecture, **change: Any) -> Architecture:
 def attention_flops(architecture: Architecture, context: int) -> int:
     """Return the operations of attention alone, projections with it, for one decoded token."""
     return sum(
-        2 * layer.attention.matrix_parameters(architecture.hidden)
-        + layer.attention.pairs(context, context + 1)
-        * layer.attention.flops_per_pair(absorbed=True)
-        for layer in architecture.layers
+        count
+        * (
+            2 * layer.attention.matrix_parameters(architecture.hidden)
+            + layer.attention.pairs(context, context + 1)
+            * layer.attention.flops_per_pair(absorbed=True)
+        )
+        for layer, count in architecture.kinds.items()
     )
 
 

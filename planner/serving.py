@@ -211,10 +211,6 @@ def _layout(
 def _activations(demand: Demand, devices: int) -> float:
     """Return the bytes of a chunk of the prompt in one layer, and of the logits of a batch."""
     architecture = demand.architecture
-    widest = max(
-        part.active * part.width + part.shared_width if part.experts else part.width
-        for part in {layer.feed_forward for layer in architecture.layers}
-    )
     chunk = min(PREFILL_CHUNK, demand.context)
-    inner = chunk * (6 * architecture.hidden + 3 * widest / devices) * 2
+    inner = chunk * (6 * architecture.hidden + 3 * demand.widest / devices) * 2
     return inner + LARGEST_BATCH * architecture.vocabulary * 4 / devices

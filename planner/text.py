@@ -64,7 +64,10 @@ def _load(plan: Plan) -> str:
 def _placements(plan: Plan) -> str:
     lines = ["Placements"]
     for row in plan.placements:
-        lines.append(f"  {row.slug}: {row.service}: {row.count} x {row.instance_type}, {_usd(row)}")
+        lines.append(
+            f"  {row.slug}: {row.service}: {row.count} x {row.instance_type}, "
+            f"{_usd(row, plan.load.hours)}"
+        )
         lines += [f"    - {reason}" for reason in row.reasons]
     for refusal in plan.refusals:
         lines.append(f"  {refusal.slug}: {refusal.service}: {refusal.instance_type} refused")
@@ -135,9 +138,10 @@ def _warnings(plan: Plan) -> str:
     return "\n".join(f"warning: {text}" for text in plan.warnings)
 
 
-def _usd(row: Placement) -> str:
-    if row.cost.usd_per_hour is not None:
-        return f"{row.cost.usd_per_hour:.4g} $/h"
+def _usd(row: Placement, hours: float) -> str:
+    usd = row.cost.usd_per_hour
+    if usd is not None:
+        return f"{usd:.4g} $/h, {usd * hours:,.0f} $ a month"
     least = row.cost.at_least_usd_per_hour
     return "no price" if least is None else f"no price, at least {least:.4g} $/h"
 

@@ -78,7 +78,7 @@ def fit_training(
             reason=f"it takes {nodes} of them, and it has no EFA to join them",
             remedy="a type with EFA",
         )
-    experts = max(layer.feed_forward.experts for layer in architecture.layers)
+    experts = max(layer.feed_forward.experts for layer in architecture.kinds)
     return TrainingFit(
         instance=instance,
         nodes=nodes,
@@ -100,7 +100,7 @@ def _gathered(architecture: Architecture) -> float:
     largest = max(
         layer.parameters(hidden)
         - layer.feed_forward.experts * layer.feed_forward.expert_parameters(hidden)
-        for layer in set(architecture.layers)
+        for layer in architecture.kinds
     )
     return 2 * 2 * largest
 
@@ -111,7 +111,7 @@ def _activations(architecture: Architecture, sequence: int) -> float:
     kept = 2 * sequence * hidden * len(architecture.layers)
     widest = max(
         part.active * part.width + part.shared_width if part.experts else part.width
-        for part in {layer.feed_forward for layer in architecture.layers}
+        for part in {layer.feed_forward for layer in architecture.kinds}
     )
     one = 2 * sequence * (16 * hidden + 4 * widest)
     logits = 6 * sequence * architecture.vocabulary

@@ -1,7 +1,8 @@
-"""Writes offerings.json and create_only.json from botocore and cfn-lint: `make catalogue`.
+"""Writes offerings.json and create_only.json: `python -m planner.catalogue.generate`.
 
-The planner reads the two files, never these libraries: they are slow to load, and cfn-lint is not
-there at run time. A test says when the files no longer agree with what is installed.
+They come from botocore and cfn-lint. The planner reads the two files, never these libraries: they
+are slow to load, and cfn-lint is not there at run time. A test says when the files no longer agree
+with what is installed.
 """
 
 import importlib.resources
