@@ -10,7 +10,12 @@ from local_aws.settings import HOST
 
 def started(pid: int) -> str | None:
     """Return when a process was started, to tell it from a later one with its number."""
-    return _ps(pid, "lstart")
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        # Not Linux, or no such process. Linux's own ps would be a second off now and then.
+        return None if Path("/proc/self").exists() else _ps(pid, "lstart")
+    return None if state in "ZX" else fields[18]
 
 
 def command(pid: int) -> str | None:

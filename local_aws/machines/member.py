@@ -85,12 +85,12 @@ class Member:
     def enter_service(self, cloud: Cloud, target_groups: Sequence[TargetGroup]) -> None:
         """Become a target of the load balancers."""
         self.actions = {}
-        self.phase = "InService"
         for group in target_groups:
             cloud.register(group.arn, self.instance_id)
             check = HealthCheck(group, self.machine.port)
             check.start()
             self.checks.append(check)
+        self.phase = "InService"  # last: without its checks it would seem ready
 
     def find_failure(self, *, by_load_balancer: bool, grace: float) -> str | None:
         """Return why this instance has to be replaced, if it has to."""
