@@ -40,7 +40,7 @@ def import_time() -> dict[str, Any]:
     code = "import time; t = time.perf_counter(); import planner; print(time.perf_counter() - t)"
     seconds = []
     for _ in range(IMPORTS):
-        done = subprocess.run(  # noqa: S603  (this Python, and code of our own)
+        done = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
         )
         seconds.append(float(done.stdout))

@@ -30,7 +30,7 @@ def run(
     done = subprocess.run(  # noqa: S603
         [str(CDK), *arguments],
         cwd=cwd,
-        env={**os.environ, **environment, "NO_COLOR": "1"},
+        env=_variables(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -41,6 +41,17 @@ def run(
     if done.returncode:
         raise UserError(f"cdk {arguments[0]} failed: {reason(done.stdout)} (whole log: {log})")
     return done.stdout
+
+
+def _variables(given: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's variables with those given on top.
+
+    A profile wins over keys in the CLI, and no variable undoes it: where keys are given, as for
+    the embedded AWS, a person's profile is left out.
+    """
+    profiles = {"AWS_PROFILE", "AWS_DEFAULT_PROFILE"} if "AWS_ACCESS_KEY_ID" in given else set()
+    kept = {name: value for name, value in os.environ.items() if name not in profiles}
+    return {**kept, **given, "NO_COLOR": "1"}
 
 
 def reason(printed: str) -> str:

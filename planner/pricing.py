@@ -61,7 +61,8 @@ def machines(
 
 def _cost(row: Price, count: int, today: datetime.date) -> Cost:
     warning = row.warning(today)
-    note = f"{row.usd:g} USD per {row.unit} for {row.item} in {row.region}: {row.source}, {row.date}"
+    what = f"{row.usd:g} USD per {row.unit} for {row.item} in {row.region}"
+    note = f"{what}: {row.source}, {row.date}"
     if row.basis == "interpolated":
         note += " (interpolated)"
     return Cost(usd_per_hour=row.usd * count, notes=(note,), warnings=(warning,) if warning else ())

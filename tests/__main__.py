@@ -20,7 +20,17 @@ PARTS: dict[str, list[list[str]]] = {
     "types": [[str(BIN / "mypy"), *TYPED]],
     "shell": [["bash", "-c", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck"]],
     "wheelhouses": [[str(BIN / "isomorph"), "wheelhouses"]],
-    "unit": [[*PYTEST, "-n", "2", "-m", "not torch and not slow and not gates and not e2e"]],
+    "unit": [
+        [
+            *PYTEST,
+            "-n",
+            "2",
+            "--dist",
+            "loadfile",
+            "-m",
+            "not torch and not slow and not gates and not e2e",
+        ]
+    ],
     "slow": [[*PYTEST, "-m", "slow and not torch and not e2e"]],
     "torch": [[*PYTEST, "-m", "torch and not e2e"]],
     "gates": [[*PYTEST, "-m", "gates"]],
