@@ -54,8 +54,9 @@ class ChatTemplate:
                 bos_token="",
                 eos_token="",
             )
-        except (TemplateError, TypeError, OverflowError) as error:
-            raise ChatError(f"the model's chat template refuses these messages: {error}") from error
+        except Exception as error:  # a template is a program: it may raise anything
+            words = " ".join(str(error).split())
+            raise ChatError(f"the model's chat template refuses these messages: {words}") from error
 
 
 def _refuse(message: str) -> None:

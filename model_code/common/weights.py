@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+
+from model_code.common.aws import client
 from model_code.common.errors import WeightsError
 from model_code.common.manifest import (
     MANIFEST,
@@ -103,10 +107,7 @@ def fetch(source: str, sha256: str, state: Path, *, s3: Any = None) -> Path:
     location = Location.parse(source, sha256)
     folder = state / "weights" / sha256[:16]
     if s3 is None:
-        import boto3
-        from botocore.config import Config
-
-        s3 = boto3.client("s3", config=Config(max_pool_connections=_PARALLEL))
+        s3 = _client()
     if folder.is_dir():  # it got its name after every digest was right
         manifest = _read_manifest(folder, sha256)
         for file in manifest.files:
@@ -124,6 +125,13 @@ def fetch(source: str, sha256: str, state: Path, *, s3: Any = None) -> Path:
             raise WeightsError(f"{partial}: cannot be written: {error.strerror}") from error
         raise _disk_full(state, manifest.total_bytes) from error
     return folder
+
+
+def _client() -> Any:
+    try:
+        return client("s3", connections=_PARALLEL)
+    except BotoCoreError as error:  # no region, for one
+        raise WeightsError(f"S3: {error}") from error
 
 
 def _local(folder: Path, sha256: str) -> Path:
@@ -212,8 +220,6 @@ def _parts(
 
 def _part(s3: Any, location: Location, file: WeightsFile, start: int, end: int) -> bytes:
     """Fetch bytes start to end - 1. A connection that breaks midway is tried again."""
-    from botocore.exceptions import HTTPClientError, IncompleteReadError
-
     with _s3_errors(location.uri + file.path):
         for attempt in range(_ATTEMPTS):
             try:
@@ -234,8 +240,6 @@ def _is_whole(path: Path, file: WeightsFile) -> bool:
 
 
 def _is_there(s3: Any, bucket: str, key: str, file: WeightsFile) -> bool:
-    from botocore.exceptions import ClientError
-
     try:
         head = s3.head_object(Bucket=bucket, Key=key)
     except ClientError as error:
@@ -257,9 +261,6 @@ def _disk_full(folder: Path, need: int) -> WeightsError:
 @contextmanager
 def _s3_errors(uri: str) -> Iterator[None]:
     """Turn botocore's exceptions into one line that begins with the object's address."""
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
-
     try:
         yield
     except ClientError as error:

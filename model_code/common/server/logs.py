@@ -5,6 +5,8 @@ import os
 import sys
 import warnings
 
+from model_code.common.aws import client
+
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _SEND_INTERVAL_S = 5
 
@@ -26,17 +28,14 @@ def set_up_logs(log_group: str) -> None:
 
 
 def _cloudwatch(log_group: str) -> logging.Handler:
-    import boto3
     import watchtower
-    from botocore.config import Config
 
     # watchtower warns once per place in its code; without this filter, for each batch again.
     warnings.filterwarnings("once", category=watchtower.WatchtowerWarning)
-    config = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 2})
     handler = watchtower.CloudWatchLogHandler(
         log_group_name=log_group,
         log_stream_name=f"{os.uname().nodename}/{os.getpid()}",
-        boto3_client=boto3.client("logs", config=config),
+        boto3_client=client("logs", attempts=2),
         create_log_group=False,  # the stack makes it, with its retention and its key
         send_interval=_SEND_INTERVAL_S,
     )

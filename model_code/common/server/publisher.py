@@ -4,9 +4,7 @@ import asyncio
 import logging
 from typing import Any
 
-import boto3
-from botocore.config import Config
-
+from model_code.common.aws import client
 from model_code.common.server.metrics import Metrics
 
 _LOG = logging.getLogger(__name__)
@@ -56,6 +54,5 @@ class Publisher:
 
     def _put(self, data: list[dict[str, Any]]) -> None:
         if self._client is None:
-            config = Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 2})
-            self._client = boto3.client("cloudwatch", config=config)
+            self._client = client("cloudwatch", attempts=2)
         self._client.put_metric_data(Namespace=self._namespace, MetricData=data)

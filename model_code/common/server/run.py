@@ -24,6 +24,7 @@ from model_code.common.weights import fetch
 _LOG = logging.getLogger(__name__)
 # An ALB keeps idle connections for 60 s; a target that closes one first answers 502 now and then.
 _KEEP_ALIVE_S = 75
+_FLUSH_S = 2  # for the last bytes of answers, after all requests are done or cut
 
 
 def main(env: Mapping[str, str] = os.environ) -> int:
@@ -55,7 +56,7 @@ class _Process(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 build_app(self._service), lifespan="off", log_config=None, server_header=False,
-                timeout_keep_alive=_KEEP_ALIVE_S, timeout_graceful_shutdown=5,
+                timeout_keep_alive=_KEEP_ALIVE_S, timeout_graceful_shutdown=_FLUSH_S,
             )
         )  # fmt: skip
 

@@ -1,0 +1,138 @@
+#!/bin/bash
+# Turns a machine that has its code and its wheels into one that serves. The user data unpacked both
+# and wrote fleet.env; nothing here needs a network but AWS's own endpoints. May run again.
+set -Eeuo pipefail
+ROOT="${ISOMORPH_ROOT:-}" # empty on EC2; elsewhere the folder that stands for the machine
+HOME_DIR="$ROOT/opt/isomorph"
+CODE="$HOME_DIR/code"
+FLEET_ENV="$ROOT/etc/isomorph/fleet.env"
+UNITS="$ROOT/etc/systemd/system"
+
+fail() {
+  trap - ERR
+  echo "isomorph: $1" >&2
+  if [ -n "${ISOMORPH_STACK:-}" ]; then
+    local machine
+    machine="$(PYTHONPATH="$CODE" python3 -m model_code.common.node.imds)" || machine="$(hostname)"
+    aws cloudformation signal-resource --stack-name "$ISOMORPH_STACK" \
+      --logical-resource-id "$ISOMORPH_SIGNAL_RESOURCE" --unique-id "$machine" \
+      --status FAILURE || true
+  fi
+  exit 1
+}
+trap 'fail "line $LINENO of boot.sh failed: $BASH_COMMAND"' ERR
+
+[ -f "$FLEET_ENV" ] || fail "$FLEET_ENV does not exist; the user data writes it"
+region="${AWS_REGION:-}"
+set -a
+# shellcheck source=/dev/null
+. "$FLEET_ENV"
+AWS_REGION="${region:-${AWS_REGION:-}}"
+set +a
+export AWS_DEFAULT_REGION="$AWS_REGION" # what version 1 of the AWS CLI reads
+for name in SLUG PYTHON ENGINE PORT DEADLINE_S STACK SIGNAL_RESOURCE; do
+  variable="ISOMORPH_$name"
+  [ -n "${!variable:-}" ] || fail "$variable is missing in $FLEET_ENV"
+done
+SERVE="$CODE/model_code/$ISOMORPH_SLUG/serve"
+[ -f "$SERVE/requirements.txt" ] || fail "ISOMORPH_SLUG is $ISOMORPH_SLUG, but there is no $SERVE"
+
+if ! command -v "$ISOMORPH_PYTHON" >/dev/null; then
+  # Amazon Linux keeps its packages in S3, which the VPC's gateway endpoint reaches.
+  dnf install -y -q "$ISOMORPH_PYTHON" ||
+    fail "ISOMORPH_PYTHON is $ISOMORPH_PYTHON, which is not here, and dnf cannot install it"
+fi
+"$ISOMORPH_PYTHON" -m venv "$HOME_DIR/venv"
+PYTHON="$HOME_DIR/venv/bin/python"
+requirements=(-r "$SERVE/requirements.txt")
+if [ "$ISOMORPH_ENGINE" = native ]; then
+  requirements+=(-r "$HOME_DIR/wheelhouse/requirements-native.txt")
+fi
+"$PYTHON" -m pip install --quiet --disable-pip-version-check --no-input --no-cache-dir \
+  --no-index --find-links "$HOME_DIR/wheelhouse" --require-hashes "${requirements[@]}" ||
+  fail "the wheels in $HOME_DIR/wheelhouse cannot be installed"
+if [ "$ISOMORPH_ENGINE" = llama.cpp ]; then # its wheel brings everything but the OpenMP runtime
+  "$PYTHON" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null ||
+    dnf install -y -q libgomp || fail "libgomp.so.1 is not here, and dnf cannot install it"
+fi
+
+mkdir -p "$UNITS"
+cat >"$UNITS/isomorph.service" <<UNIT
+[Unit]
+Description=Isomorph model server
+Wants=network-online.target
+After=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart=$PYTHON -m model_code.$ISOMORPH_SLUG.serve
+WorkingDirectory=$CODE
+EnvironmentFile=$FLEET_ENV
+Restart=always
+RestartSec=2
+# A second longer than the longest request that the server waits for when it drains.
+KillSignal=SIGTERM
+TimeoutStopSec=$((ISOMORPH_DEADLINE_S + 15))
+DynamicUser=yes
+StateDirectory=isomorph
+LimitNOFILE=65536
+CapabilityBoundingSet=
+LockPersonality=yes
+NoNewPrivileges=yes
+PrivateDevices=yes
+PrivateTmp=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHome=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectSystem=strict
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+
+# A machine from the warm pool boots again without its user data: then this unit says it is ready.
+cat >"$UNITS/isomorph-ready.service" <<UNIT
+[Unit]
+Description=Tells Auto Scaling when the Isomorph model server answers
+After=isomorph.service
+
+[Service]
+Type=oneshot
+ExecStart=$PYTHON -m model_code.common.node ready
+WorkingDirectory=$CODE
+EnvironmentFile=$FLEET_ENV
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+
+cat >"$UNITS/isomorph-drain.service" <<UNIT
+[Unit]
+Description=Drains the Isomorph model server before Auto Scaling ends this machine
+After=isomorph.service
+
+[Service]
+ExecStart=$PYTHON -m model_code.common.node drain
+WorkingDirectory=$CODE
+EnvironmentFile=$FLEET_ENV
+Restart=on-failure
+RestartSec=5
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+
+systemctl daemon-reload
+systemctl enable --now isomorph.service isomorph-drain.service
+systemctl enable isomorph-ready.service
+cd "$CODE"
+"$PYTHON" -m model_code.common.node ready || exit 1 # it has signalled by itself

@@ -1,0 +1,140 @@
+"""Real weights, and servers as processes of their own."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DEFAULT_WEIGHTS = ROOT / ".isomorph/cache/weights/smollm2-135m-instruct"
+
+
+@pytest.fixture(scope="session")
+def weights() -> Path:
+    """The folder with SmolLM2's GGUF file. It must be there: these tests are not skipped."""
+    folder = Path(os.environ.get("ISOMORPH_TEST_WEIGHTS", DEFAULT_WEIGHTS))
+    assert list(folder.glob("*.gguf")), f"no .gguf in {folder}; set ISOMORPH_TEST_WEIGHTS"
+    return folder
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An AWS in this process."""
+    from moto import mock_aws
+
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with mock_aws():
+        yield
+
+
+@dataclass
+class ServerProcess:
+    """`python -m model_code.gqa.serve`, running."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log_file: Path
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=30)
+
+    def post(self, path: str, **body: Any) -> httpx.Response:
+        return httpx.post(self.url + path, json=body, timeout=60)
+
+    def complete(self, prompt: str, **fields: Any) -> dict[str, Any]:
+        answer = self.post("/v1/completions", prompt=prompt, **fields)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def metric(self, name: str) -> float:
+        for line in self.get("/metrics").text.splitlines():
+            if line.startswith(name + " "):
+                return float(line.split()[1])
+        raise AssertionError(f"{name} is not in /metrics")
+
+    def wait_until_ready(self, seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            assert self.process.poll() is None, self.log
+            try:
+                if self.get("/health").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.02)
+        raise AssertionError("the server was not ready in time")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def start_server(
+    weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., ServerProcess]]:
+    """Start servers; each keyword is a setting without its ISOMORPH_ prefix."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(**settings: object) -> ServerProcess:
+        port = settings.pop("PORT_OVERRIDE", None) or free_port()
+        env = {
+            "PATH": os.environ["PATH"],
+            "ISOMORPH_MODEL": "smollm2-135m-instruct",
+            "ISOMORPH_ENGINE": "llama.cpp",
+            "ISOMORPH_WEIGHTS": str(weights),
+            "ISOMORPH_STATE": str(tmp_path_factory.mktemp("state")),
+            "ISOMORPH_PORT_OVERRIDE": str(port),
+            "ISOMORPH_CONTEXT": "512",
+            **{
+                name if name.startswith("AWS_") else f"ISOMORPH_{name}": str(value)
+                for name, value in settings.items()
+            },
+        }
+        log = tmp_path_factory.mktemp("log") / "server.log"
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "model_code.gqa.serve"], cwd=ROOT, env=env, stderr=stderr
+            )
+        started.append(process)
+        return ServerProcess(process, f"http://127.0.0.1:{port}", log)
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def llama_server(start_server: Callable[..., ServerProcess]) -> ServerProcess:
+    """One server that tests which leave it as it was may share."""
+    server = start_server(SLOTS=4, QUEUE=16)
+    server.wait_until_ready()
+    return server
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """Return the JSON events of a stream, which must end with [DONE]."""
+    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert lines[-1] == "[DONE]", text
+    return [json.loads(line) for line in lines[:-1]]
