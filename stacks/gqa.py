@@ -8,7 +8,7 @@ from aws_cdk import CfnOutput, Stack, Token
 from constructs import Construct
 from pydantic import Field, ValidationInfo, field_validator
 
-from config import Count, EnvironmentConfig, InnovationSettings, ec2_instance_types
+from config import Amount, Count, EnvironmentConfig, InnovationSettings, ec2_instance_types, regions
 from constructs_lib import CodeAsset, DecodeFleet, Limits, Machines, Server, Weights, ZipAsset
 from stacks.base import Base, weights_parameter
 from stacks.wheelhouse import HOST, ROOT, python_command, wheelhouse
@@ -49,10 +49,10 @@ class GqaSettings(InnovationSettings):
     certificate_arn: str | None = Field(
         default=None, description="ACM certificate of the load balancer; only embedded has none"
     )
-    alarm_latency_seconds: float = Field(
+    alarm_latency_seconds: Amount = Field(
         default=10, gt=0, description="alarm above this 99th percentile of the time to first byte"
     )
-    alarm_error_percent: float = Field(
+    alarm_error_percent: Amount = Field(
         default=5, ge=0, le=100, description="alarm above this share of 5xx answers"
     )
 
@@ -93,8 +93,9 @@ class GqaSettings(InnovationSettings):
                 )
             return
         match = _CERTIFICATE.fullmatch(self.certificate_arn)
-        wanted = f"arn:aws:acm:{environment.region}:{environment.account}:certificate/UUID"
-        if not match or match.group(2, 3) != (environment.region, environment.account):
+        partition = regions()[environment.region]
+        wanted = f"arn:{partition}:acm:{environment.region}:{environment.account}:certificate/UUID"
+        if not match or match.groups() != (partition, environment.region, environment.account):
             yield "certificate_arn", f"got {self.certificate_arn!r}; must be {wanted}"
 
 

@@ -16,6 +16,7 @@ from constructs_lib.rules import (
     open_egress,
     open_principal,
     pass_role,
+    s3_endpoint_policy,
     silent_alarms,
     user_data_secrets,
 )
@@ -34,6 +35,7 @@ RULES: tuple[Rule, ...] = (
     open_egress.RULE,
     open_principal.RULE,
     pass_role.RULE,
+    s3_endpoint_policy.RULE,
     silent_alarms.RULE,
     user_data_secrets.RULE,
 )

@@ -140,6 +140,8 @@ def test_an_environment_cannot_be_changed(write):
          "of overspending"),
         ({"budget": {"monthly_usd": 0, "email": "a@b.c"}},
          "budget.monthly_usd: got 0; should be greater than 0"),
+        ({"budget": {"monthly_usd": float("inf"), "email": "a@b.c"}},
+         "budget.monthly_usd: got inf; should be a finite number"),
         ({"budget": {"monthly_usd": 5, "email": "nobody"}},
          r"budget.email: got 'nobody'; must match ^[^@\s]+@[^@\s]+\.[^@\s]+$"),
         ({"budget": {"monthly_usd": 5, "mail": "a@b.c"}},

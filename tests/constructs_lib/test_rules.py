@@ -58,6 +58,14 @@ def group(*egress: dict[str, Any]) -> dict[str, Any]:
     return one("AWS::EC2::SecurityGroup", SecurityGroupEgress=list(egress))
 
 
+def endpoint(*resources: str) -> dict[str, Any]:
+    properties: dict[str, Any] = {"ServiceName": "com.amazonaws.us-east-1.s3"}
+    if resources:
+        statement = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": list(resources)}
+        properties["PolicyDocument"] = {"Statement": [statement]}
+    return one("AWS::EC2::VPCEndpoint", **properties)
+
+
 def lifecycle(storage: str) -> dict[str, Any]:
     rules = {"Rules": [{"Transitions": [{"StorageClass": storage, "TransitionInDays": 0}]}]}
     return one("AWS::S3::Bucket", LifecycleConfiguration=rules)
@@ -89,6 +97,10 @@ KEEPS = {
         role({"Effect": "Allow", "Action": "iam:PassRole", "Resource": "arn:role/one"}),
         role({"Effect": "Allow", "Action": "ssm:UpdateInstanceInformation", "Resource": "*"}),
         role({"Effect": "Deny", "Action": "iam:*", "Resource": "*"}),
+    ],
+    "S3EndpointPolicy": [
+        endpoint("arn:aws:s3:::ours/*"),
+        one("AWS::EC2::VPCEndpoint", ServiceName="com.amazonaws.us-east-1.logs"),
     ],
     "SilentAlarms": [one("AWS::CloudWatch::Alarm", AlarmActions=["arn"])],
     "UserDataSecrets": [
@@ -147,6 +159,7 @@ BREAKS = {
         role({"Effect": "Allow", "Action": "*", "Resource": "*"}),
         role({"Effect": "Allow", "NotAction": "s3:*", "Resource": "*"}),
     ],
+    "S3EndpointPolicy": [endpoint(), endpoint("arn:aws:s3:::ours/*", "*")],
     "SilentAlarms": [
         one("AWS::CloudWatch::Alarm"),
         one("AWS::CloudWatch::Alarm", AlarmActions=["arn"], ActionsEnabled=False),

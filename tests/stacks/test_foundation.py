@@ -161,3 +161,12 @@ def test_everything_carries_the_tags_of_the_environment(foundation, kind):
         tags = {tag["Key"]: tag["Value"] for tag in resource["Properties"]["Tags"]}
         assert tags["team"] == "inference"
         assert tags["isomorph:environment"] == "test"
+
+
+def test_account_and_region_are_those_of_the_environment(synthesize):
+    zones = ["eu-west-1a", "eu-west-1b", "eu-west-1c"]
+    template = synthesize(
+        None, account="444455556666", region="eu-west-1", availability_zones=zones
+    )["foundation"]
+    assert "cdk-hnb659fds-assets-444455556666-eu-west-1" in str(template)
+    assert "us-east-1" not in str(template)

@@ -183,3 +183,12 @@ def test_both_engines_ship_the_same_code(synthesize, templates):
         return line
 
     assert code_line(native) == code_line(templates["gqa"])
+
+
+def test_nodes_reach_s3_through_the_prefix_list_of_the_environment(synthesize):
+    template = synthesize({}, s3_prefix_list="pl-0123456789abcdef0")["gqa"]
+    lists = {
+        rule["Properties"].get("DestinationPrefixListId")
+        for rule in resources(template, "AWS::EC2::SecurityGroupEgress").values()
+    }
+    assert lists == {None, "pl-0123456789abcdef0"}
