@@ -26,6 +26,7 @@ class Server:
         environment: Shown in its logs.
         model: Name under which the model is offered.
         engine: What decodes.
+        dtype: What the native engine computes in: auto, float32 or bfloat16.
         python: Command that starts the node's Python, such as python3.11.
         port: Where it listens.
         slots: Requests that it works on at once.
@@ -37,6 +38,7 @@ class Server:
     environment: str
     model: str
     engine: str
+    dtype: str
     python: str
     port: int
     slots: int

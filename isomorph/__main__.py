@@ -60,7 +60,7 @@ def cli() -> None:
 def main() -> int:
     """Run the command line: a user's mistake is one line and exit code 1, never a traceback."""
     # A line of the README says which Node to have; a banner at every command helps nobody.
-    os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", "1")
+    os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", "18,20")
     from config import ConfigError
     from isomorph.errors import UserError
     from local_aws.errors import EmulatorError

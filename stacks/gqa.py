@@ -23,6 +23,9 @@ class GqaSettings(InnovationSettings):
     engine: Literal["llama.cpp", "native"] = Field(
         default="llama.cpp", description="what decodes: llama.cpp, or our own code on torch"
     )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="what native computes in; auto: bfloat16 where the CPU has it"
+    )
     python: Literal["host", "3.11"] = Field(
         default="3.11", description="the nodes' Python; host: this machine's"
     )
@@ -153,6 +156,7 @@ def _server(settings: GqaSettings, environment: str) -> Server:
         environment=environment,
         model=settings.model,
         engine=settings.engine,
+        dtype=settings.dtype,
         python=python_command(settings.python),
         port=settings.port,
         slots=settings.slots,

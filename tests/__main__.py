@@ -40,7 +40,11 @@ PARTS: dict[str, list[list[str]]] = {
 
 def run(commands: list[list[str]]) -> bool:
     """Run commands one after the other and tell whether all of them succeeded."""
-    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    environment = {
+        "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "18,20",
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    }
     return all(
         subprocess.run(command, cwd=ROOT, env=environment).returncode == 0 for command in commands
     )

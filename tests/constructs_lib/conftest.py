@@ -30,6 +30,7 @@ SERVER = {
     "environment": "test",
     "model": "tiny",
     "engine": "llama.cpp",
+    "dtype": "auto",
     "python": "python3.11",
     "port": 8080,
     "slots": 8,
