@@ -42,19 +42,16 @@ def load_decoder(
     """
     decoder = Decoder(architecture, context=context, dtype=dtype).requires_grad_(False).eval()
     for name, parameter in decoder.named_parameters():
-        row = 0
-        for source in _sources(name):
+        sources = _sources(name)
+        places = parameter.split(_rows(architecture, sources) or len(parameter))
+        for source, place in zip(sources, places, strict=True):
             part = tensor(source)
-            place = parameter[row : row + len(part)]
-            if place.shape != part.shape:
+            if part.shape != place.shape:
                 raise WeightsError(
-                    f"{source} has shape {tuple(part.shape)}, which does not fit "
-                    f"the {tuple(parameter.shape)} of {name}"
+                    f"{source} has shape {tuple(part.shape)}, the model's config says "
+                    f"{tuple(place.shape)}"
                 )
             place.copy_(part)
-            row += len(part)
-        if row != len(parameter):
-            raise WeightsError(f"{name} has {len(parameter)} rows, the file's tensors only {row}")
         if not parameter.sum(dtype=torch.float32).isfinite():  # one pass, and no mask in memory
             raise WeightsError(f"{name} holds values that are not finite")
     return decoder
@@ -63,6 +60,18 @@ def load_decoder(
 def tensor_names(decoder: Decoder) -> set[str]:
     """Return Hugging Face's names of all tensors that the model is made of."""
     return {source for name, _ in decoder.named_parameters() for source in _sources(name)}
+
+
+def _rows(architecture: Architecture, sources: list[str]) -> list[int]:
+    """Return the rows of each of several tensors that we keep as one; nothing for a single one."""
+    attention, part = architecture.layers[0].attention, architecture.layers[0].feed_forward
+    cached = attention.kv_heads * attention.head_dim
+    rows: dict[int, list[int]] = {
+        1: [],
+        2: [part.width] * 2,
+        3: [attention.heads * attention.head_dim, cached, cached],
+    }
+    return rows[len(sources)]
 
 
 def _sources(name: str) -> list[str]:

@@ -37,8 +37,18 @@ class GGUFTokenizer:
         if len(tokens) != len(kinds) or not tokens:
             raise WeightsError(f"{header.path}: damaged: {len(tokens)} tokens, {len(kinds)} kinds")
         vocabulary = {token: index for index, token in enumerate(tokens)}
-        merges = [tuple(merge.split(" ", 1)) for merge in meta.get("merges", [])]
-        self._tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+        unicode_bytes = _unicode_bytes()
+        try:
+            merges = [tuple(merge.split(" ", 1)) for merge in meta.get("merges", [])]
+            self._tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+            self._bytes = [
+                _token_bytes(token, kind, unicode_bytes)
+                for token, kind in zip(tokens, kinds, strict=True)
+            ]
+        except (TypeError, ValueError, KeyError) as error:
+            raise WeightsError(
+                f"{header.path}: damaged: its merges or tokens are no byte-level BPE"
+            ) from error
         self._tokenizer.pre_tokenizer = _SPLITS[split]()
         self._tokenizer.add_special_tokens(
             [AddedToken(t, special=True, normalized=False)
@@ -47,12 +57,6 @@ class GGUFTokenizer:
         self._start = [meta["bos_token_id"]] if meta.get("add_bos_token") else []
         self.ends = {vocabulary[end] for end in _ENDS if end in vocabulary}
         self.ends |= {meta[key] for key in ("eos_token_id", "eot_token_id") if key in meta}
-        unicode_bytes = _unicode_bytes()
-        self._bytes = [
-            b"" if kind == _CONTROL else token.encode() if kind == _USER_DEFINED
-            else bytes(unicode_bytes[letter] for letter in token)
-            for token, kind in zip(tokens, kinds, strict=True)
-        ]  # fmt: skip
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, in which special tokens are recognised."""
@@ -85,6 +89,15 @@ class TextStream:
 
 def _gpt2_split() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+
+
+def _token_bytes(token: str, kind: int, unicode_bytes: dict[str, int]) -> bytes:
+    """Return what a token stands for in the text; a control token for nothing."""
+    if kind == _CONTROL:
+        return b""
+    if kind == _USER_DEFINED:
+        return token.encode()
+    return bytes(unicode_bytes[letter] for letter in token)
 
 
 def _unicode_bytes() -> dict[str, int]:

@@ -18,6 +18,12 @@ ROOT = Path(__file__).parents[2]
 DEFAULT_WEIGHTS = ROOT / ".isomorph/cache/weights/smollm2-135m-instruct"
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave torch and transformers, ten seconds of imports, when they are not wanted."""
+    unwanted = "not torch" in config.getoption("markexpr", "")
+    return True if unwanted and collection_path.name == "with_torch" else None
+
+
 @pytest.fixture(scope="session")
 def weights() -> Path:
     """The folder with SmolLM2's GGUF file. It must be there: these tests are not skipped."""
