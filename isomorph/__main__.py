@@ -76,7 +76,9 @@ def main() -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
-        return 130
+        sys.stderr.flush()
+        # Ctrl-C has ended CDK's Node process too; at a normal exit its library would complain.
+        os._exit(130)
     except BrokenPipeError:  # the reader of our output is gone: `isomorph map | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

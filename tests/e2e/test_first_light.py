@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -69,6 +70,22 @@ def test_the_deployed_model_knows_paris(up: dict[str, Any]) -> None:
     [row] = up["innovations"]
     assert (row["innovation"], row["stack"]) == ("gqa", "local-gqa")
     assert "Paris" in row["answer"]["text"]
+
+
+def readme_commands() -> list[str]:
+    """The README's own command lines, but for those that set up, test and take down."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    commands = [line for line in lines if line.startswith(".venv/bin/isomorph ")]
+    assert sorted(set(lines) - set(commands)) == ["make down", "make test", "make up"]
+    return commands
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_the_commands_of_the_readme_run(up: dict[str, Any], isomorph: Command, line: str) -> None:
+    done = isomorph(*shlex.split(line)[1:])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
 
 
 def test_run_asks_through_the_load_balancer(up: dict[str, Any], isomorph: Command) -> None:
