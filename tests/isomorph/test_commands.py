@@ -84,7 +84,6 @@ def test_every_command_takes_json(name: str) -> None:
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = [sys.executable, "-m", "isomorph", "map"]
     writer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert writer.stdout and writer.stderr
+    assert writer.stdout is not None
     writer.stdout.close()  # as `| head` does when it has seen enough
-    assert b"Traceback" not in writer.stderr.read()
-    assert writer.wait(timeout=60) in (0, 141)
+    assert writer.communicate(timeout=60)[1] == b""
