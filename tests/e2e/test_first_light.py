@@ -76,9 +76,7 @@ def readme_commands() -> list[str]:
     """The README's own command lines, but for those that set up, test and take down."""
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
     lines = [line for block in blocks for line in block.splitlines()]
-    commands = [line for line in lines if line.startswith(".venv/bin/isomorph ")]
-    assert sorted(set(lines) - set(commands)) == ["make down", "make test", "make up"]
-    return commands
+    return [line for line in lines if not line.startswith("make ")]
 
 
 @pytest.mark.parametrize("line", readme_commands())
