@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# The CDK library prints a banner on Node 18 and 20, which still work; the README says what to have.
+export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION ?= 18,20
+
 .DEFAULT_GOAL := help
 .PHONY: help up down test e2e check format synth install dev torch wheelhouses lock clean
 

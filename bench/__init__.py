@@ -1,33 +1,31 @@
 """Measurements, each beside a named peer or limit in one run. `isomorph bench` prints them."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 
 from bench.row import Row
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the engines have it, for all alike
 
 
-def _gqa_attention() -> Iterable[Row]:
-    from bench import gqa
-
-    return gqa.attention()
-
-
-def _gqa_server() -> Iterable[Row]:
+def _gqa() -> Iterator[Row]:
+    """Whole requests; attention and decode too where torch and transformers are installed."""
     from bench import gqa_server
 
-    return gqa_server.requests()
+    yield from gqa_server.requests()
+    if find_spec("torch") and find_spec("transformers"):
+        from bench import gqa
+
+        yield from gqa.attention()
+        yield from gqa.decode()
 
 
-def _gqa_decode() -> Iterable[Row]:
-    from bench import gqa
+def _planner() -> Iterator[Row]:
+    from bench import planner
 
-    return gqa.decode()
+    for row in planner.measure():
+        yield Row(**{name: value for name, value in row.items() if name != "reached"})
 
 
-BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
-    "gqa-attention": _gqa_attention,
-    "gqa-decode": _gqa_decode,
-    "gqa-server": _gqa_server,
-}
+BENCHES: dict[str, Callable[[], Iterable[Row]]] = {"gqa": _gqa, "planner": _planner}

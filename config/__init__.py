@@ -7,9 +7,11 @@ from config.loader import (
     innovation_settings,
     load_environments,
 )
-from config.schema import Budget, Count, EnvironmentConfig, InnovationSettings, Section
+from config.regions import ec2_instance_types, regions
+from config.schema import Amount, Budget, Count, EnvironmentConfig, InnovationSettings, Section
 
 __all__ = [
+    "Amount",
     "Budget",
     "ConfigError",
     "Count",
@@ -18,6 +20,8 @@ __all__ = [
     "Override",
     "Section",
     "SettingsBySlug",
+    "ec2_instance_types",
     "innovation_settings",
     "load_environments",
+    "regions",
 ]

@@ -80,7 +80,7 @@ def innovation_settings(
     return checked
 
 
-def parse_value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     """Read one value as YAML would: 8 is a number, true a boolean, other words text."""
     try:
         return _yaml().load(text)
@@ -125,7 +125,7 @@ def _apply(raw: dict[str, Any], overrides: tuple[Override, ...]) -> list[Overrid
     for override in overrides:
         section = on.get(override.slug) if isinstance(on, dict) else None
         if isinstance(section, dict):
-            section[override.key] = parse_value(override.value)
+            section[override.key] = _parse_value(override.value)
             used.append(override)
     return used
 

@@ -17,6 +17,7 @@ from config.regions import regions
 
 EMBEDDED_ACCOUNT = "000000000000"
 Count = Annotated[int, Field(strict=True)]  # 8, and neither "8" nor true
+Amount = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _EMAIL = r"^[^@\s]+@[^@\s]+\.[^@\s]+$"
 
 
@@ -29,7 +30,7 @@ class Section(BaseModel):
 class Budget(Section):
     """The most that an environment should cost, and who hears when it does not keep to that."""
 
-    monthly_usd: float = Field(gt=0, description="US dollars a month")
+    monthly_usd: Amount = Field(gt=0, description="US dollars a month")
     email: str | None = Field(
         default=None, pattern=_EMAIL, description="hears of overspending and of alarms"
     )
@@ -80,7 +81,10 @@ class EnvironmentConfig(Section):
     @classmethod
     def _region_exists(cls, region: str) -> str:
         if region not in regions():
-            near = sorted(name for name in regions() if name[:3] == region[:3]) or sorted(regions())
+            area, continent = region.rpartition("-")[0] + "-", region[:3]
+            near = [name for name in regions() if name.startswith(area)]
+            near = near or [name for name in regions() if name.startswith(continent)]
+            near = sorted(near or regions())
             raise ValueError(f"no such region {region!r}; allowed: {', '.join(near)}")
         return region
 

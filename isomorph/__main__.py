@@ -9,6 +9,10 @@ import click
 COMMANDS = {
     "list": "The innovations of the map, and where each is on.",
     "check": "Read an environment's file and say what it turns on.",
+    "plan": "Size, price and explain what a model needs on AWS.",
+    "doctor": "Look for what would fail, before it is deployed.",
+    "diff": "What a deployment would change, and what it would replace.",
+    "prices": "Prices of the catalogue.",
     "up": "Deploy `local` to the embedded AWS and ask each model a question.",
     "down": "Stop the embedded AWS and all that it runs.",
     "destroy": "Remove what an environment deployed.",
@@ -55,23 +59,26 @@ def cli() -> None:
 
 def main() -> int:
     """Run the command line: a user's mistake is one line and exit code 1, never a traceback."""
+    # A line of the README says which Node to have; a banner at every command helps nobody.
+    os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", "18,20")
     from config import ConfigError
     from isomorph.errors import UserError
+    from local_aws.errors import EmulatorError
 
     try:
         cli(prog_name="isomorph", standalone_mode=False)
-    except (UserError, ConfigError) as error:
-        click.echo(f"error: {error}", err=True)
+    except (UserError, ConfigError, EmulatorError) as error:
+        for line in str(error).splitlines():
+            click.echo(f"error: {line}", err=True)
         return 1
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
-        return 130
-    except BrokenPipeError:  # the reader of our output is gone: `isomorph map | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        sys.stderr.flush()
+        # Ctrl-C has ended CDK's Node process too; at a normal exit its library would complain.
+        os._exit(130)
     return 0
 
 

@@ -30,7 +30,7 @@ def run(
     done = subprocess.run(  # noqa: S603
         [str(CDK), *arguments],
         cwd=cwd,
-        env={**os.environ, **environment, "NO_COLOR": "1"},
+        env=_variables(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -41,6 +41,17 @@ def run(
     if done.returncode:
         raise UserError(f"cdk {arguments[0]} failed: {reason(done.stdout)} (whole log: {log})")
     return done.stdout
+
+
+def _variables(given: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's variables with those given on top.
+
+    A profile wins over keys in the CLI, and no variable undoes it: where keys are given, as for
+    the embedded AWS, a person's profile is left out.
+    """
+    profiles = {"AWS_PROFILE", "AWS_DEFAULT_PROFILE"} if "AWS_ACCESS_KEY_ID" in given else set()
+    kept = {name: value for name, value in os.environ.items() if name not in profiles}
+    return {**kept, **given, "NO_COLOR": "1"}
 
 
 def reason(printed: str) -> str:
@@ -61,13 +72,41 @@ def bootstrap(
     run(["bootstrap", f"aws://{account}/{region}"], environment=environment, log=log, cwd=scratch)
 
 
-def deploy(
-    stacks: Sequence[str], *, context: Mapping[str, str], environment: Mapping[str, str], log: Path
-) -> str:
-    """Run `cdk deploy` for stacks by path, without asking, and return what it printed."""
-    options = [part for key, value in context.items() for part in ("-c", f"{key}={value}")]
-    return run(
-        ["deploy", *options, "--require-approval", "never", "--concurrency", "4", *stacks],
+def synthesize(
+    into: Path, *, context: Mapping[str, str], environment: Mapping[str, str], log: Path
+) -> None:
+    """Run `cdk synth` into a folder of its own, from which stacks can be deployed one by one."""
+    run(
+        ["synth", "--quiet", "--output", str(into), *_options(context)],
         environment=environment,
         log=log,
     )
+
+
+def deploy(
+    stacks: Sequence[str],
+    *,
+    assembly: Path | None = None,
+    context: Mapping[str, str],
+    environment: Mapping[str, str],
+    log: Path,
+) -> str:
+    """Run `cdk deploy` for stacks by path, without asking, and return what it printed.
+
+    Args:
+        stacks: Paths such as `local/gqa`; what they depend on is deployed too.
+        assembly: What `synthesize` made. Left out, the app is synthesized first.
+        context: What `-c` gives; an assembly has it built in.
+        environment: Variables on top of this process's.
+        log: Takes the whole output.
+    """
+    source = ["--app", str(assembly)] if assembly else _options(context)
+    return run(
+        ["deploy", *source, "--require-approval", "never", "--concurrency", "4", *stacks],
+        environment=environment,
+        log=log,
+    )
+
+
+def _options(context: Mapping[str, str]) -> list[str]:
+    return [part for key, value in context.items() for part in ("-c", f"{key}={value}")]

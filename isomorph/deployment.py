@@ -1,48 +1,64 @@
 """Bringing an innovation up: wheels, weights, the CDK CLI, and the wait until it answers."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from config import EnvironmentConfig
-from isomorph import cdk, output, samples, wheelhouse
+from config import EnvironmentConfig, Override
+from isomorph import cdk, output, wheelhouse
 from isomorph.environments import Environment
 from isomorph.errors import UserError
 from isomorph.paths import state
 from model_code.common import weights
-from stacks.wheelhouses import wheelhouse as wheelhouse_path
+from model_code.common.errors import WeightsError
+from stacks.base import weights_parameter
+from stacks.registry import environments, selected
+from stacks.wheelhouse import FOLDER, wheelhouse_name
 
 
-def deploy(environment: Environment, slug: str, **context: str) -> None:
+@runtime_checkable
+class OnNodes(Protocol):
+    """Settings of an innovation whose code runs on machines that install a wheelhouse."""
+
+    engine: str
+    python: str
+
+
+def deploy(
+    environment: Environment,
+    slug: str,
+    *,
+    assembly: Path | None = None,
+    context: Mapping[str, str] | None = None,
+) -> None:
     """Deploy one stack of an environment with the CDK CLI, and what it needs."""
     cdk.deploy(
         [f"{environment.name}/{slug}"],
-        context={"env": environment.name, **context},
+        assembly=assembly,
+        context={"env": environment.name, **(context or {})},
         environment=environment.variables,
         log=state() / "cdk.log",
     )
 
 
-def ensure_wheelhouses(config: EnvironmentConfig, **overrides: Any) -> list[Path]:
+def ensure_wheelhouses(config: EnvironmentConfig) -> list[Path]:
     """Return the wheelhouses of an environment's fleets, building those that are missing."""
     paths = []
-    for slug, settings in config.innovations.items():
-        chosen = {**settings, **overrides}
-        engine, python = chosen["engine"], chosen["python"]
-        path = wheelhouse_path(slug, python=python, engine=engine)
-        if not path.exists():
+    for deployable, settings in selected(config):
+        if not isinstance(settings, OnNodes):
+            continue
+        slug = deployable.innovation.slug
+        engine, python = settings.engine, settings.python
+        path = FOLDER / wheelhouse_name(slug, python, engine)
+        if not path.is_file():
             with output.step(f"download the wheels of {slug} for {engine}, Python {python}") as n:
                 wheelhouse.build(slug, engine=engine, python=python, path=path)
                 n.append(f"{path.stat().st_size / 2**20:.0f} MiB")
         paths.append(path)
     return paths
-
-
-def pointer_name(environment: Environment, slug: str) -> str:
-    """Return the name of the SSM parameter that says which weights a fleet serves."""
-    return f"/isomorph/{environment.name}/{slug}/weights"
 
 
 def push_weights(environment: Environment, slug: str, folder: Path) -> str:
@@ -54,7 +70,7 @@ def push_weights(environment: Environment, slug: str, folder: Path) -> str:
             names what is not there.
     """
     bucket = environment.outputs("foundation")["ModelBucket"]
-    ssm, name = environment.client("ssm"), pointer_name(environment, slug)
+    ssm, name = environment.client("ssm"), weights_parameter(environment.name, slug)
     try:
         ssm.get_parameter(Name=name)
     except ClientError as error:
@@ -65,11 +81,9 @@ def push_weights(environment: Environment, slug: str, folder: Path) -> str:
             f"config/{environment.name}.yaml, or the foundation was deployed without it"
         ) from None
     try:
-        pushed = weights.push(
-            folder, environment.client("s3"), bucket=bucket, slug=slug, model=folder.name
-        )
+        pushed = weights.push(folder, environment.client("s3"), bucket, slug)
         ssm.put_parameter(Name=name, Value=pushed, Type="String", Overwrite=True)
-    except weights.WeightsError as error:
+    except WeightsError as error:
         raise UserError(str(error)) from None
     except (ClientError, BotoCoreError) as error:
         raise UserError(f"the weights could not be pushed: {error}") from None
@@ -134,8 +148,9 @@ def ensure_engine(environment: Environment, slug: str, engine: str) -> None:
             f"{environment.stack(slug)} serves with {serves}; to change that, set "
             f"innovations.{slug}.engine: {engine} in config/{environment.name}.yaml and deploy"
         )
-    ensure_wheelhouses(environment.config, engine=engine)
+    [config] = environments(environment.name, (Override(slug, "engine", engine),))
+    ensure_wheelhouses(config)
     with output.step(f"deploy {environment.name}/{slug} with the engine {engine}"):
-        deploy(environment, slug, **{f"{slug}.engine": engine})
+        deploy(environment, slug, context={f"{slug}.engine": engine})
     with output.step(f"wait for {environment.name}/{slug}"):
         wait_until_served(environment, slug)

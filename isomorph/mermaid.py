@@ -1,4 +1,4 @@
-"""Writes the registry's map as Mermaid diagrams, with what is real, planned and measured in each."""
+"""Writes the registry's map as Mermaid diagrams, with what is real, planned and measured."""
 
 from collections.abc import Callable, Iterable
 

@@ -1,0 +1,1 @@
+"""The embedded AWS: a control plane in one process, and the machines that its groups want."""

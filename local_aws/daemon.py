@@ -1,5 +1,6 @@
 """Starts and stops the embedded AWS as a process of its own, for the command line and for tests."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from local_aws.errors import EmulatorError
-from local_aws.settings import ACCOUNT, MACHINES, REGION, Settings
-from local_aws.machines.machine import kill_leftovers
+from local_aws.machines.machine import AWS_CLI, kill_leftovers
 from local_aws.processes import command, listener, port_is_free, started
+from local_aws.settings import ACCOUNT, MACHINES, REGION, Settings
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 15.0
 _CHECKOUT = Path(__file__).parents[1]
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_LOOPBACK = "localhost,127.0.0.1"
+_OURS = ("emulator.json", "emulator.log")
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,13 @@ class Running:
 
     def machines(self) -> list[dict[str, Any]]:
         """Return every machine, and the last failed ones with the reason."""
-        with urllib.request.urlopen(f"{self.endpoint}{MACHINES}", timeout=10) as answer:  # noqa: S310
+        with _DIRECT.open(f"{self.endpoint}{MACHINES}", timeout=10) as answer:
             found: list[dict[str, Any]] = json.load(answer)
             return found
 
 
 def start(state_dir: Path, port: int) -> Running:
-    """Start an embedded AWS and wait until it answers; an earlier one that was killed is cleaned up.
+    """Start an embedded AWS, after cleaning up one that was killed, and wait until it answers.
 
     Args:
         state_dir: Folder for its state, made and later removed. Nothing else belongs in it.
@@ -70,13 +74,16 @@ def start(state_dir: Path, port: int) -> Running:
             "stop it first"
         )
     _remove_state(settings)
+    if not AWS_CLI.exists():
+        raise EmulatorError(f"{AWS_CLI} is missing: install requirements.txt")
     if not port_is_free(port):
         raise EmulatorError(f"port {port} is in use by {_user_of(port)}: choose another port")
     settings.state_dir.mkdir(parents=True)
+    command_line = [sys.executable, "-m", "local_aws", "serve"]
+    command_line += ["--port", str(port), "--state-dir", str(settings.state_dir)]
     with settings.log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "local_aws", "serve", "--port", str(port), "--state-dir"]
-            + [str(settings.state_dir)],
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            command_line,
             cwd=_CHECKOUT,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -95,12 +102,13 @@ def start(state_dir: Path, port: int) -> Running:
     return running
 
 
-def stop(state_dir: Path) -> None:
-    """Stop an embedded AWS and its machines, and remove its state; without one, do nothing."""
+def stop(state_dir: Path) -> bool:
+    """Stop an embedded AWS and its machines, remove its state, and return whether one ran."""
     running = status(state_dir)
     if running:
         _end(running)
     _remove_state(Settings(port=0, state_dir=state_dir.resolve()))
+    return running is not None
 
 
 def status(state_dir: Path) -> Running | None:
@@ -130,7 +138,10 @@ def environment(
         "AWS_SECRET_ACCESS_KEY": "local",
         "AWS_REGION": region,
         "AWS_DEFAULT_REGION": region,
+        "AWS_SESSION_TOKEN": "",
         "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": _LOOPBACK,
+        "no_proxy": _LOOPBACK,
         # Neither the user's profiles nor what the CLI remembers of accounts may reach it.
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
@@ -182,12 +193,16 @@ def _end(running: Running) -> None:
 
 def _reap(pid: int) -> None:
     """Take note of the end of a process that this one started itself."""
-    try:
+    with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
 
 
 def _remove_state(settings: Settings) -> None:
+    folder = settings.state_dir
+    if not folder.exists():
+        return
+    held = [entry.name for entry in folder.iterdir()]
+    if held and not set(_OURS) & set(held):
+        raise EmulatorError(f"{folder} holds other files than the embedded AWS's: choose another")
     kill_leftovers(settings.instances_dir)
-    shutil.rmtree(settings.state_dir, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -68,7 +68,7 @@ def _load_balancer(host: str) -> dict[str, Any] | None:
 async def _balance(
     balancer: dict[str, Any], scope: Message, headers: dict[str, str], receive: Receive, send: Send
 ) -> None:
-    """Send a request to a target. The control plane would take paths such as /health for its own."""
+    """Send a request to a target: /health too, which the control plane takes for its own."""
     query = scope.get("query_string", b"").decode("latin-1")
     body = await ministack.app._read_request_body(receive, scope["method"], headers)
     port = headers["host"].partition(":")[2]

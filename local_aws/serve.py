@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import sys
 
+from local_aws.machines.machine import kill_leftovers
 from local_aws.settings import ACCOUNT, HOST, REGION, Settings
 
 # What the control plane reads when it is imported.
@@ -32,7 +34,7 @@ def serve(settings: Settings) -> None:
 
     from local_aws.behind import put_moto_behind
     from local_aws.front import Front
-    from local_aws.images import publish_images
+    from local_aws.givens import give_s3_its_key, publish_images
     from local_aws.machines.autoscaling import AutoScalingApi, scopes
     from local_aws.machines.loadbalancing import LoadBalancing
     from local_aws.machines.runner import Runner
@@ -44,6 +46,7 @@ def serve(settings: Settings) -> None:
     LoadBalancing(runner).install()
     put_moto_behind()
     publish_images()
+    give_s3_its_key()
     register_all(Aws(settings.endpoint), runner)
 
     config = Config()
@@ -58,12 +61,23 @@ def serve(settings: Settings) -> None:
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
         await hypercorn(Front(runner), config, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
 
+    clear(settings)
     runner.start()
+    code = 0
     try:
-        asyncio.run(asyncio.wait_for(main(), timeout=None))
+        asyncio.run(main())
+    except OSError as error:
+        print(f"isomorph: cannot listen on port {settings.port}: {error}", file=sys.stderr)
+        code = 1
     finally:
         runner.stop()
-        sys.stdout.flush()
+        clear(settings)
         sys.stderr.flush()
         # A thread that waits for something in the control plane must not keep the process alive.
-        os._exit(0)
+        os._exit(code)
+
+
+def clear(settings: Settings) -> None:
+    """Remove all machines, also those of an embedded AWS that was killed here."""
+    kill_leftovers(settings.instances_dir)
+    shutil.rmtree(settings.instances_dir, ignore_errors=True)

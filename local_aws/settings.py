@@ -23,7 +23,7 @@ class Settings:
 
     @property
     def endpoint(self) -> str:
-        """The endpoint that clients use: `localhost`, since CloudFormation URLs break with an IP."""
+        """The URL for clients: `localhost`, since template URLs with an address are misread."""
         return f"http://localhost:{self.port}"
 
     @property

@@ -1,0 +1,1 @@
+"""What runs on the hardware; imports neither CDK nor config nor stacks."""

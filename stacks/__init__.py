@@ -1,0 +1,1 @@
+"""The stacks: one file an innovation, the foundation, and the registry of all of them."""

@@ -20,7 +20,17 @@ PARTS: dict[str, list[list[str]]] = {
     "types": [[str(BIN / "mypy"), *TYPED]],
     "shell": [["bash", "-c", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck"]],
     "wheelhouses": [[str(BIN / "isomorph"), "wheelhouses"]],
-    "unit": [[*PYTEST, "-n", "2", "-m", "not torch and not slow and not gates and not e2e"]],
+    "unit": [
+        [
+            *PYTEST,
+            "-n",
+            "2",
+            "--dist",
+            "loadfile",
+            "-m",
+            "not torch and not slow and not gates and not e2e",
+        ]
+    ],
     "slow": [[*PYTEST, "-m", "slow and not torch and not e2e"]],
     "torch": [[*PYTEST, "-m", "torch and not e2e"]],
     "gates": [[*PYTEST, "-m", "gates"]],
@@ -30,7 +40,11 @@ PARTS: dict[str, list[list[str]]] = {
 
 def run(commands: list[list[str]]) -> bool:
     """Run commands one after the other and tell whether all of them succeeded."""
-    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    environment = {
+        "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "18,20",
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    }
     return all(
         subprocess.run(command, cwd=ROOT, env=environment).returncode == 0 for command in commands
     )

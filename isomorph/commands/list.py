@@ -29,7 +29,7 @@ def list_(json_: bool) -> None:
     output.table(
         ["innovation", "status", "on in", "runs on"],
         [
-            (str(row["innovation"]), str(row["status"]), ", ".join(row["on"]), str(row["runs_on"]))  # type: ignore[arg-type]
+            (str(row["innovation"]), str(row["status"]), ", ".join(row["on"]), str(row["runs_on"]))
             for row in rows
         ],
     )

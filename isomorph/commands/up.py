@@ -1,6 +1,8 @@
 """`isomorph up`: from nothing to a model that answers, on this machine."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,7 +21,7 @@ PROMPT = "The capital of France is"
 @click.option("--port", default=4570, show_default=True, type=click.IntRange(1024, 65000))
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def up(slugs: tuple[str, ...], port: int, json_: bool) -> None:
-    """Deploy the innovations that `local` turns on, or SLUG ..., to the embedded AWS; then ask them.
+    """Deploy what `local` turns on, or SLUG ..., to the embedded AWS, and ask each model.
 
     Twice in a row, the second only renews what changed.
     """
@@ -38,21 +40,14 @@ def up(slugs: tuple[str, ...], port: int, json_: bool) -> None:
         if began:
             with output.step("start the embedded AWS") as notes:
                 notes.append(daemon.start(state(), port).endpoint)
-        with output.step("cdk bootstrap"):
-            cdk.bootstrap(
-                environment.config.account,
-                environment.config.region,
-                environment=environment.variables,
-                log=state() / "cdk.log",
-                scratch=state() / "bootstrap",
-            )
+        assembly = _bootstrap_and_synthesize(environment)
         with output.step("cdk deploy local/foundation"):
-            deployment.deploy(environment, "foundation")
+            deployment.deploy(environment, "foundation", assembly=assembly)
         for slug in chosen:
             with output.step(f"push the weights of {slug}"):
                 deployment.push_weights(environment, slug, folders[slug])
             with output.step(f"cdk deploy local/{slug}"):
-                deployment.deploy(environment, slug)
+                deployment.deploy(environment, slug, assembly=assembly)
             with output.step(f"wait for local/{slug}") as notes:
                 notes.append(", ".join(deployment.wait_until_served(environment, slug)))
         rows = [_row(environment, slug) for slug in chosen]
@@ -73,13 +68,35 @@ def up(slugs: tuple[str, ...], port: int, json_: bool) -> None:
                 row["stack"],
                 str(row["resources"]),
                 row["runs_in"],
-                PROMPT + row["answer"]["text"],
+                " ".join((PROMPT + row["answer"]["text"]).split()),
                 f"{row['answer']['tokens_per_second']:.0f}",
             )
             for row in rows
         ],
     )
     output.say(f'up in {own:.0f} s; ask it more: .venv/bin/isomorph run {chosen[0]} "PROMPT"')
+
+
+def _bootstrap_and_synthesize(environment: Environment) -> Path:
+    """Do both at once, since neither needs the other; return the folder with the templates."""
+    assembly, config = state() / "cdk.out", environment.config
+    with output.step("cdk bootstrap, cdk synth"), ThreadPoolExecutor(1) as thread:
+        synthesis = thread.submit(
+            cdk.synthesize,
+            assembly,
+            context={"env": environment.name},
+            environment=environment.variables,
+            log=state() / "cdk-synth.log",
+        )
+        cdk.bootstrap(
+            config.account,
+            config.region,
+            environment=environment.variables,
+            log=state() / "cdk.log",
+            scratch=state() / "bootstrap",
+        )
+        synthesis.result()
+    return assembly
 
 
 def _chosen(environment: Environment, slugs: tuple[str, ...]) -> list[str]:
@@ -98,7 +115,7 @@ def _chosen(environment: Environment, slugs: tuple[str, ...]) -> list[str]:
     return [slug for slug in on if not slugs or slug in slugs]
 
 
-def _weights(environment: Environment, slug: str) -> Any:
+def _weights(environment: Environment, slug: str) -> Path:
     """Return the folder with the weights of an innovation's model, downloaded if need be."""
     model = environment.config.innovations[slug]["model"]
     with output.step(f"weights of {model}") as notes:

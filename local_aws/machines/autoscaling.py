@@ -59,7 +59,7 @@ def _refuse(message: str, code: str = "ValidationError") -> Response:
 
 
 def _instance(member: Member, group: str | None = None) -> dict[str, Any]:
-    described = {
+    described: dict[str, Any] = {
         "InstanceId": member.instance_id,
         "InstanceType": member.facts["instance-type"],
         "AvailabilityZone": member.zone,
@@ -89,16 +89,19 @@ class AutoScalingApi:
         # The runner makes instances; the control plane must not invent any.
         records._reconcile_instances = lambda group: None
         set_desired = records._ACTION_MAP["SetDesiredCapacity"]
+        delete_hook = records._ACTION_MAP["DeleteLifecycleHook"]
         actions: dict[str, _Answer] = {
             "DescribeAutoScalingGroups": self._describe_groups,
             "DescribeAutoScalingInstances": self._describe_instances,
             "DescribeScalingActivities": self._describe_activities,
             "SetDesiredCapacity": lambda query: self._set_desired(query, set_desired),
             "CompleteLifecycleAction": self._complete,
+            "DeleteLifecycleHook": lambda query: self._delete_hook(query, delete_hook),
             "RecordLifecycleActionHeartbeat": self._heartbeat,
             "StartInstanceRefresh": self._start_refresh,
             "CancelInstanceRefresh": self._cancel_refresh,
             "DescribeInstanceRefreshes": self._describe_refreshes,
+            "DescribeNotificationConfigurations": _describe_notifications,
             "PutWarmPool": _put_warm_pool,
             "DescribeWarmPool": _describe_warm_pool,
             "DeleteWarmPool": _delete_warm_pool,
@@ -171,6 +174,12 @@ class AutoScalingApi:
         action.result = result
         return _ok("CompleteLifecycleAction")
 
+    def _delete_hook(self, query: Mapping[str, Any], proceed: _Answer) -> Response:
+        group = self._group(records._p(query, "AutoScalingGroupName"))
+        for member in list(group.members) if group else []:
+            member.forget_hook(records._p(query, "LifecycleHookName"))
+        return proceed(query)
+
     def _heartbeat(self, query: Mapping[str, Any]) -> Response:
         action = self._action(query)
         if action is None:
@@ -232,6 +241,17 @@ class AutoScalingApi:
                 described["PercentageComplete"] = 100
             found.append({key: value for key, value in described.items() if value != ""})
         return _ok("DescribeInstanceRefreshes", {"InstanceRefreshes": found})
+
+
+def _describe_notifications(query: Mapping[str, Any]) -> Response:
+    names = records._parse_member_list(query, "AutoScalingGroupNames")
+    found = [
+        {"AutoScalingGroupName": name, **notification}
+        for name, record in records._asgs.items()
+        if not names or name in names
+        for notification in record.get("Notifications", [])
+    ]
+    return _ok("DescribeNotificationConfigurations", {"NotificationConfigurations": found})
 
 
 def _put_warm_pool(query: Mapping[str, Any]) -> Response:

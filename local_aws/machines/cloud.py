@@ -4,7 +4,9 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
-from local_aws.clients import client
+from botocore.exceptions import ClientError
+
+from local_aws.clients import client, is_gone
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,13 @@ class Cloud:
 
     def deregister(self, target_group: str, instance_id: str) -> None:
         """Take an instance out of a target group."""
-        self._client("elbv2").deregister_targets(
-            TargetGroupArn=target_group, Targets=[{"Id": instance_id}]
-        )
+        try:
+            self._client("elbv2").deregister_targets(
+                TargetGroupArn=target_group, Targets=[{"Id": instance_id}]
+            )
+        except ClientError as error:
+            if not is_gone(error):
+                raise
 
     def launch(self, group: dict[str, Any], turn: int) -> Launched:
         """Make an instance from the group's launch template, in the subnet whose turn it is."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from local_aws.machines.cloud import Cloud, Launched, TargetGroup
 from local_aws.machines.member import Member
 
@@ -94,7 +96,7 @@ class Group:
         """Go one step towards what the control plane describes; None once the group is deleted."""
         for member in self.members.copy():
             if member.leaving:
-                self._lead_out(member)
+                self._lead_out(member, deleted=wanted is None)
             elif wanted is None:
                 self._retire(member, hooks=False)
             else:
@@ -128,9 +130,11 @@ class Group:
     def _target_groups(self, wanted: dict[str, Any]) -> list[TargetGroup]:
         return [self.cloud.target_group(arn) for arn in wanted.get("TargetGroupARNs", [])]
 
-    def _lead_out(self, member: Member) -> None:
+    def _lead_out(self, member: Member, *, deleted: bool) -> None:
         if member.phase == "Terminating:Wait":
-            if all(action.outcome() for action in member.actions.values()):
+            # A machine that did not come up has nothing to finish, and nobody there to say so.
+            over = deleted or bool(member.machine.boot_code)
+            if over or all(action.outcome() for action in member.actions.values()):
                 member.shut_down()
         elif member.is_off():
             self.cloud.terminate(member.instance_id)
@@ -184,12 +188,20 @@ class Group:
                 self._retire(member)
 
     def _launch(self, wanted: dict[str, Any]) -> None:
-        launched = self.cloud.launch(wanted, self._turn)
+        try:
+            launched = self.cloud.launch(wanted, self._turn)
+        except (ClientError, KeyError, ValueError) as error:  # what the template says is at fault
+            self.failures += 1
+            self.last_failure = f"the launch template makes no instance: {error}"
+            return
         self._turn += 1
         member = self._make(self.cloud, launched)
         self.members.append(member)
         self._begin("Launching a new EC2 instance", member, "launch")
-        member.begin_launch(self.cloud.hooks(self.name, "LAUNCHING"))
+        try:
+            member.begin_launch(self.cloud.hooks(self.name, "LAUNCHING"))
+        except OSError as error:
+            member.failure = f"the machine cannot boot: {error}"
 
     def _begin(self, what: str, member: Member, kind: str) -> None:
         activity = {

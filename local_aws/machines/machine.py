@@ -17,6 +17,7 @@ from local_aws.processes import command
 from local_aws.settings import HOST
 
 IMAGE = Path(__file__).parent / "image"
+AWS_CLI = Path(sys.executable).with_name("aws")
 _REASON = "isomorph:"
 _SYSTEMCTL = """#!/bin/sh
 cd "$ISOMORPH_ROOT/sbin" && exec "$ISOMORPH_ROOT/bin/python3" -EsSB -m image.systemctl "$@"
@@ -73,7 +74,7 @@ class Machine:
             "ISOMORPH_PORT_OVERRIDE": str(self.port),
             **self.environment,
         }
-        self._init = subprocess.Popen(
+        self._init = subprocess.Popen(  # noqa: S603 - our own program
             [str(self.folder / "bin" / "python3"), "-EsSB", "-m", "image.init"],
             cwd=self.folder / "sbin",
             env=env,
@@ -97,15 +98,14 @@ class Machine:
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         for name in ("python3", version):
             (programs / name).symlink_to(python)
-        (programs / "aws").symlink_to(Path(sys.executable).with_name("aws"))
+        (programs / "aws").symlink_to(AWS_CLI)
         (programs / "systemctl").write_text(_SYSTEMCTL)
         (programs / "systemctl").chmod(0o755)
         (self.folder / "user-data").write_text(self.user_data)
 
     def _listen(self, init: subprocess.Popen[bytes]) -> None:
         """Note what init tells, until it ends."""
-        assert init.stdout is not None
-        for line in init.stdout:
+        for line in init.stdout or ():
             event = json.loads(line)
             if event["event"] == "unit":
                 self.units[event["name"]] = Unit(

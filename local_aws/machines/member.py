@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from local_aws.machines.cloud import Cloud, Hook, TargetGroup
 from local_aws.machines.health import HealthCheck
@@ -16,11 +17,13 @@ class Action:
     """A lifecycle hook that waits for its answer on one instance."""
 
     hook: Hook
-    deadline: float = 0.0
+    deadline: float
     result: str | None = None  # written by the API, read by the runner
 
-    def __post_init__(self) -> None:
-        self.heartbeat()
+    @classmethod
+    def begin(cls, hook: Hook) -> Self:
+        """Begin to wait for the answer of a hook."""
+        return cls(hook, time.monotonic() + hook.timeout)
 
     def heartbeat(self) -> None:
         """Begin the timeout of the hook anew."""
@@ -76,18 +79,18 @@ class Member:
     def begin_launch(self, hooks: Sequence[Hook]) -> None:
         """Boot; in service once the hooks have been answered, if there are any."""
         self.machine.boot()
-        self.actions = {hook.name: Action(hook) for hook in hooks}
+        self.actions = {hook.name: Action.begin(hook) for hook in hooks}
         self.phase = "Pending:Wait" if hooks else "Pending:Proceed"
 
     def enter_service(self, cloud: Cloud, target_groups: Sequence[TargetGroup]) -> None:
         """Become a target of the load balancers."""
         self.actions = {}
-        self.phase = "InService"
         for group in target_groups:
             cloud.register(group.arn, self.instance_id)
             check = HealthCheck(group, self.machine.port)
             check.start()
             self.checks.append(check)
+        self.phase = "InService"  # last: without its checks it would seem ready
 
     def find_failure(self, *, by_load_balancer: bool, grace: float) -> str | None:
         """Return why this instance has to be replaced, if it has to."""
@@ -110,11 +113,16 @@ class Member:
             check.stop()
             cloud.deregister(check.group.arn, self.instance_id)
         self.checks = []
-        self.actions = {hook.name: Action(hook) for hook in hooks}
+        self.actions = {hook.name: Action.begin(hook) for hook in hooks}
         if hooks:
             self.phase = "Terminating:Wait"
         else:
             self.shut_down()
+
+    def forget_hook(self, name: str) -> None:
+        """Wait no more for a hook, since it was deleted."""
+        if name in self.actions:
+            self.actions[name].result = "CONTINUE" if self.leaving else "ABANDON"
 
     def shut_down(self) -> None:
         """Stop the services as an operating system does, for as long as EC2 would wait."""

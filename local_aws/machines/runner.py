@@ -76,17 +76,18 @@ class Runner:
 
     def _run(self) -> None:
         while not self._stopped.wait(_PAUSE):
-            wanted = {}
-            for account, region in set(self._scopes()) | {key[:2] for key in self._groups}:
-                cloud = Cloud(self._endpoint, account, region)
-                try:
-                    for group in cloud.groups():
-                        wanted[account, region, group["AutoScalingGroupName"]] = group
-                except (BotoCoreError, ClientError):
-                    _log.exception("cannot read the groups of %s in %s", account, region)
-                    break
-            else:
-                self._step(wanted)
+            try:
+                self._step(self._wanted())
+            except Exception:  # whatever one step met, the machines need the next one
+                _log.exception("a step failed")
+
+    def _wanted(self) -> dict[Key, dict[str, Any]]:
+        scopes = set(self._scopes()) | {key[:2] for key in self._groups}
+        return {
+            (account, region, group["AutoScalingGroupName"]): group
+            for account, region in scopes
+            for group in Cloud(self._endpoint, account, region).groups()
+        }
 
     def _step(self, wanted: dict[Key, dict[str, Any]]) -> None:
         for account, region, name in wanted:

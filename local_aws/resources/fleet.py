@@ -19,29 +19,36 @@ from local_aws.resources.table import Attributes, Aws, Made, Properties, Resourc
 
 GROUP = "AWS::AutoScaling::AutoScalingGroup"
 _SIZES = ("MinSize", "MaxSize", "DesiredCapacity")
-# Properties that the control plane drops, and under which name a describe call shows them.
-_KEPT = {
-    "TargetGroupARNs": "TargetGroupARNs",
-    "MaxInstanceLifetime": "MaxInstanceLifetime",
-    "CapacityRebalance": "CapacityRebalance",
-    "DefaultInstanceWarmup": "DefaultInstanceWarmup",
-}
-_PLAYED = {
-    *_SIZES,
-    *_KEPT,
-    "AutoScalingGroupName",
-    "AvailabilityZones",
-    "Cooldown",
-    "HealthCheckGracePeriod",
-    "HealthCheckType",
-    "LaunchTemplate",
-    "LifecycleHookSpecificationList",
-    "MetricsCollection",
-    "NewInstancesProtectedFromScaleIn",
-    "Tags",
-    "TerminationPolicies",
-    "VPCZoneIdentifier",
-}
+# Properties that the control plane drops, and a describe call shows.
+_KEPT = ("TargetGroupARNs", "MaxInstanceLifetime", "CapacityRebalance", "DefaultInstanceWarmup")
+_PLAYED = frozenset(
+    {
+        *_SIZES,
+        *_KEPT,
+        "AutoScalingGroupName",
+        "AvailabilityZones",
+        "Cooldown",
+        "HealthCheckGracePeriod",
+        "HealthCheckType",
+        "LaunchTemplate",
+        "LifecycleHookSpecificationList",
+        "MetricsCollection",
+        "NewInstancesProtectedFromScaleIn",
+        "NotificationConfigurations",
+        "Tags",
+        "TerminationPolicies",
+        "VPCZoneIdentifier",
+    }
+)
+_WARM_POOL = frozenset(
+    {
+        "AutoScalingGroupName",
+        "InstanceReusePolicy",
+        "MaxGroupPreparedCapacity",
+        "MinSize",
+        "PoolState",
+    }
+)
 _GONE_SECONDS = 150.0
 
 
@@ -69,7 +76,6 @@ class Groups:
 
     def create(self, aws: Aws, resource: Resource) -> Made:
         """Make a group, and wait for the signals that its `CreationPolicy` wants."""
-        _refuse_unplayed(resource.properties)
         policy = _policy(resource, "CreationPolicy")
         signal = policy.get("ResourceSignal")
         percent = policy.get("AutoScalingCreationPolicy", {}).get(
@@ -79,7 +85,7 @@ class Groups:
             name, attributes = provisioners._asg_create(
                 resource.logical_id, dict(resource.properties), resource.stack
             )
-            self._complete(name, resource.properties)
+            _complete(aws, name, resource.properties)
             if signal:
                 try:
                     signals.wait(
@@ -95,11 +101,12 @@ class Groups:
 
     def update(self, aws: Aws, name: str, resource: Resource) -> Made:
         """Change a group in place, and roll its instances if its `UpdatePolicy` says so."""
-        _refuse_unplayed(resource.properties)
         record = records._asgs[name]
         before = copy.deepcopy(record)
         policy = _policy(resource, "UpdatePolicy")
-        attributes = self._apply(name, resource, policy)
+        attributes = self._apply(aws, name, resource, policy)
+        if "AutoScalingReplacingUpdate" in policy:
+            raise ValueError(f"{GROUP}: AutoScalingReplacingUpdate is not played here")
         rolling = policy.get("AutoScalingRollingUpdate")
         if rolling is None or record["LaunchTemplate"] == before["LaunchTemplate"]:
             return Made(name, attributes)
@@ -107,7 +114,7 @@ class Groups:
             self._roll(aws, name, resource, rolling)
         except SignalError:
             record.update(before)
-            self._replace(aws, name, batch=record["MaxSize"])
+            self._replace(aws, name, batch=max(1, record["MaxSize"]))
             raise
         return Made(name, attributes)
 
@@ -140,26 +147,10 @@ class Groups:
         group = self._group(aws, name)
         return group.reason if group and group.given_up else None
 
-    def _complete(self, name: str, properties: Properties) -> None:
-        """Add to a record what the control plane leaves out."""
-        record = records._asgs[name]
-        for given, shown in _KEPT.items():
-            record[shown] = properties.get(given)
-        record["EnabledMetrics"] = [
-            {"Metric": metric, "Granularity": collection["Granularity"]}
-            for collection in properties.get("MetricsCollection", [])
-            for metric in collection.get("Metrics", ["All"])
-        ]
-        for hook in properties.get("LifecycleHookSpecificationList", []):
-            key = f"{name}/{hook['LifecycleHookName']}"
-            records._hooks[key] = records._hook_record(name, hook["LifecycleHookName"], hook)
-
-    def _apply(self, name: str, resource: Resource, policy: dict[str, Any]) -> Attributes:
+    def _apply(self, aws: Aws, name: str, resource: Resource, policy: dict[str, Any]) -> Attributes:
         """Write the new properties; sizes that the template does not change stay as they are."""
         record = records._asgs[name]
-        stack = cloudformation._stacks[resource.stack]
-        old = stack["_resources"][resource.logical_id]["Properties"]
-        new = dict(resource.properties)
+        old, new = resource.before, dict(resource.properties)
         scheduled = policy.get("AutoScalingScheduledAction", {})
         if str(scheduled.get("IgnoreUnmodifiedGroupSizeProperties")).lower() == "true":
             new |= {k: record[k] for k in _SIZES if k in new and new[k] == old.get(k)}
@@ -167,22 +158,29 @@ class Groups:
             least, most = int(new["MinSize"]), int(new["MaxSize"])
             new["DesiredCapacity"] = min(max(record["DesiredCapacity"], least), most)
         _, attributes = provisioners._asg_update(
-            name, dict(old), new, resource.stack, resource.logical_id
+            name, old, new, resource.stack, resource.logical_id
         )
-        self._complete(name, resource.properties)
+        _complete(aws, name, resource.properties)
         return dict(attributes)
 
     def _roll(self, aws: Aws, name: str, resource: Resource, rolling: dict[str, Any]) -> None:
         batch = int(rolling.get("MaxBatchSize", 1))
         with self._signals(resource) as signals:
             replacement = self._replace(aws, name, batch=batch)
-            desired = records._asgs[name]["DesiredCapacity"]
-            pause = seconds(rolling.get("PauseTime", "PT5M"), resource.logical_id)
-            wants_signals = str(rolling.get("WaitOnResourceSignals", False)).lower() == "true"
+            while replacement.status == "Pending":
+                time.sleep(0.05)
+            wants_signals = (
+                str(rolling.get("WaitOnResourceSignals", False)).lower() == "true"
+                # Nobody may signal a stack that rolls back.
+                and "ROLLBACK" not in cloudformation._stacks[resource.stack]["StackStatus"]
+            )
+            pause = seconds(rolling["PauseTime"], resource.logical_id) if wants_signals else 300.0
+            # A group that grows from nothing replaces none, but those that come have to work too.
+            count = replacement.total or records._asgs[name]["DesiredCapacity"]
             signals.wait(
-                count=desired if wants_signals else 0,
+                count=count if wants_signals else 0,
                 percent=int(rolling.get("MinSuccessfulInstancesPercent", 100)),
-                seconds=pause * max(1, -(-desired // batch)),
+                seconds=pause * max(1, -(-count // batch)),
                 also=lambda: replacement.status == "Successful",
                 given_up=lambda: replacement.reason if replacement.over else None,
             )
@@ -200,10 +198,27 @@ class Groups:
         return replacement
 
 
-def _refuse_unplayed(properties: Properties) -> None:
-    unplayed = sorted(set(properties) - _PLAYED)
-    if unplayed:
-        raise ValueError(f"{GROUP}: {', '.join(unplayed)} is not played by the embedded AWS")
+def _complete(aws: Aws, name: str, properties: Properties) -> None:
+    """Add to a record what the control plane leaves out."""
+    record = records._asgs[name]
+    for kept in _KEPT:
+        record[kept] = properties.get(kept)
+    subnets = aws.client("ec2").describe_subnets(SubnetIds=properties["VPCZoneIdentifier"])
+    zones = {subnet["AvailabilityZone"] for subnet in subnets["Subnets"]}
+    record["AvailabilityZones"] = sorted(zones)
+    record["EnabledMetrics"] = [
+        {"Metric": metric, "Granularity": collection["Granularity"]}
+        for collection in properties.get("MetricsCollection", [])
+        for metric in collection.get("Metrics", ["All"])
+    ]
+    record["Notifications"] = [
+        {"TopicARN": told["TopicARN"], "NotificationType": event}
+        for told in properties.get("NotificationConfigurations", [])
+        for event in told["NotificationTypes"]
+    ]
+    for hook in properties.get("LifecycleHookSpecificationList", []):
+        key = f"{name}/{hook['LifecycleHookName']}"
+        records._hooks[key] = records._hook_record(name, hook["LifecycleHookName"], hook)
 
 
 def _create_warm_pool(aws: Aws, resource: Resource) -> Made:
@@ -234,6 +249,12 @@ def fleet(runner: Runner) -> tuple[Type, ...]:
     """Return the types whose resources are played by a runner."""
     groups = Groups(runner)
     return (
-        Type(GROUP, groups.create, groups.delete, groups.update),
-        Type("AWS::AutoScaling::WarmPool", _create_warm_pool, _delete_warm_pool, _update_warm_pool),
+        Type(GROUP, _PLAYED, groups.create, groups.delete, groups.update),
+        Type(
+            "AWS::AutoScaling::WarmPool",
+            _WARM_POOL,
+            _create_warm_pool,
+            _delete_warm_pool,
+            _update_warm_pool,
+        ),
     )

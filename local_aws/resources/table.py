@@ -5,14 +5,14 @@ that what a stack made is what a describe call shows.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from botocore.exceptions import ClientError
 from ministack.core.responses import get_account_id, get_region
 from ministack.services.cloudformation import provisioners, stacks
 
-from local_aws.clients import client
+from local_aws.clients import client, is_gone
 
 Properties = Mapping[str, Any]
 Attributes = dict[str, str]
@@ -41,11 +41,19 @@ class Aws:
 
 @dataclass(frozen=True)
 class Resource:
-    """A resource of a template: its place in the stack, and its resolved properties."""
+    """A resource of a template: its place in the stack, and its resolved properties.
+
+    Args:
+        stack: The name of its stack.
+        logical_id: Its name in the template.
+        properties: As they shall be.
+        before: As they were, if it is changed.
+    """
 
     stack: str
     logical_id: str
     properties: Properties
+    before: Properties = field(default_factory=dict)
 
     def name(self, longest: int) -> str:
         """Return the name that CloudFormation gives a resource without one."""
@@ -66,21 +74,17 @@ class Type:
 
     Args:
         name: Such as `AWS::EC2::EIP`.
+        properties: What of a template is taken over; anything else is refused, never dropped.
         create: Makes the resource, or raises and leaves nothing behind.
         delete: Deletes it; a resource that is gone already is no error.
         update: Changes it in place. If left out, a change makes a new one and deletes the old.
     """
 
     name: str
+    properties: frozenset[str]
     create: Callable[[Aws, Resource], Made]
     delete: Callable[[Aws, str, Properties], object]
     update: Callable[[Aws, str, Resource], Made] | None = None
-
-
-def is_gone(error: ClientError) -> bool:
-    """Tell whether a service said that there is no such thing (any more)."""
-    code = error.response.get("Error", {}).get("Code", "")
-    return "NotFound" in code or "NoSuch" in code or "does not exist" in str(error)
 
 
 _own: set[str] = set()
@@ -92,16 +96,23 @@ stacks._runs_on_worker_thread = lambda name: name in _own or _runs_on_worker_thr
 def register(aws: Aws, kind: Type) -> None:
     """Teach the control plane a type, in place of what it had under that name."""
 
+    def check(properties: Properties) -> None:
+        unplayed = sorted(set(properties) - kind.properties)
+        if unplayed:
+            raise ValueError(f"{kind.name}: {', '.join(unplayed)} is not played here")
+
     def create(logical_id: str, properties: Properties, stack: str) -> tuple[str, Attributes]:
+        check(properties)
         made = kind.create(aws, Resource(stack, logical_id, properties))
         return made.physical_id, made.attributes
 
     def update(
-        physical_id: str, _old: Properties, new: Properties, stack: str, logical_id: str
+        physical_id: str, old: Properties, new: Properties, stack: str, logical_id: str
     ) -> tuple[str, Attributes]:
         if kind.update is None:  # the engine deletes the old one once the update has succeeded
             return create(logical_id, new, stack)
-        made = kind.update(aws, physical_id, Resource(stack, logical_id, new))
+        check(new)
+        made = kind.update(aws, physical_id, Resource(stack, logical_id, new, old))
         return made.physical_id, made.attributes
 
     def delete(physical_id: str, properties: Properties) -> None:

@@ -1,0 +1,1 @@
+"""What innovations share: what a model is, weights, engines, the server, a node's scripts."""

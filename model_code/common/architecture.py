@@ -10,6 +10,7 @@ Conventions, the same wherever a number is shown:
 - Of a prompt, only the last token goes through the head, as when serving.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,9 +44,10 @@ BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "int4": 4}
 SPARSE = "bf16_4_16"
 SPARSE_BITS_PER_16 = 4 * 16 + 4 * 4
 _WRAPPER = """
-    architectures boi_token_index eoi_token_index eoi_token_id eos_token_id image_token_index
-    initializer_range mm_tokens_per_image model_type text_config torch_dtype dtype
-    transformers_version vision_config tie_word_embeddings
+    architectures boi_token_id boi_token_index dtype eoi_token_id eoi_token_index
+    eos_token_id image_token_id image_token_index initializer_range mm_tokens_per_image
+    model_type text_config tie_word_embeddings torch_dtype transformers_version
+    vision_config
 """
 
 
@@ -80,9 +82,14 @@ class Architecture:
     dtype: str | None = None
 
     @cached_property
+    def kinds(self) -> Counter[Layer]:
+        """The layers that differ from each other, and how many there are of each."""
+        return Counter(self.layers)
+
+    @cached_property
     def parameters(self) -> int:
         """All parameters."""
-        layers = sum(layer.parameters(self.hidden) for layer in self.layers)
+        layers = sum(n * layer.parameters(self.hidden) for layer, n in self.kinds.items())
         return layers + self.embedding_parameters + self.head_parameters + self.hidden
 
     @cached_property
@@ -143,24 +150,29 @@ class Architecture:
     def kv_bytes(self, tokens: int, dtype: str = "bf16") -> int:
         """Return the cache bytes of one sequence: windows keep no more than their length."""
         values = 0
-        for attention in (layer.attention for layer in self.layers):
-            kept = tokens if attention.window is None else min(tokens, attention.window)
-            values += kept * attention.cached_values
+        for layer, count in self.kinds.items():
+            window = layer.attention.window
+            kept = tokens if window is None else min(tokens, window)
+            values += count * kept * layer.attention.cached_values
         return _bytes(values, dtype)
 
     def prefill_flops(self, tokens: int, *, cached: int = 0) -> int:
         """Return the operations of a prompt of `tokens`, after `cached` tokens in the cache."""
         scores = sum(
-            attention.pairs(cached, cached + tokens) * attention.flops_per_pair(absorbed=False)
-            for attention in (layer.attention for layer in self.layers)
+            count
+            * layer.attention.pairs(cached, cached + tokens)
+            * layer.attention.flops_per_pair(absorbed=False)
+            for layer, count in self.kinds.items()
         )
         return 2 * tokens * self._matrices + 2 * self.embedding_parameters + scores
 
     def decode_flops(self, context: int) -> int:
         """Return the operations of one more token after `context` tokens, on the latents in MLA."""
         scores = sum(
-            attention.pairs(context, context + 1) * attention.flops_per_pair(absorbed=True)
-            for attention in (layer.attention for layer in self.layers)
+            count
+            * layer.attention.pairs(context, context + 1)
+            * layer.attention.flops_per_pair(absorbed=True)
+            for layer, count in self.kinds.items()
         )
         return 2 * (self._matrices + self.embedding_parameters) + scores
 
@@ -244,11 +256,17 @@ def parse(
         embedding_scale=hidden**0.5 if rules.unit_offset else 1.0,
         norm_offset=1.0 if rules.unit_offset else 0.0,
         logit_softcap=fields.number("final_logit_softcapping") if rules.unit_offset else None,
-        mtp_layers=fields.optional_whole("num_nextn_predict_layers", low=0, high=64) or 0,
+        mtp_layers=_mtp_layers(rules.experts, fields),
         dtype=_dtype(fields),
     )
     fields.refuse_others(HARMLESS)
     return architecture
+
+
+def _mtp_layers(experts: str, fields: Fields) -> int:
+    if experts != "deepseek":
+        return 0
+    return fields.optional_whole("num_nextn_predict_layers", low=0, high=64) or 0
 
 
 def _context(fields: Fields) -> int:

@@ -34,6 +34,8 @@ def _attention(family: Family, fields: Fields, *, window: int | None, rope: Rope
     biased = fields.flag("attention_bias")
     if not family.mla and family.bias == "none" and biased:
         raise fields.error("attention_bias is true, but this family has no attention biases")
+    if family.fixed_bias and not biased:
+        raise fields.error("attention_bias is false, but this family always has those biases")
     kv_heads = fields.optional_whole("num_key_value_heads", high=65_536) or heads
     if heads % kv_heads:
         raise fields.error(
@@ -58,7 +60,7 @@ def _attention(family: Family, fields: Fields, *, window: int | None, rope: Rope
         head_dim = _head_dim(fields, hidden, heads)
         shape = {"value_dim": head_dim}
     scalar = fields.number("query_pre_attn_scalar") if family.unit_offset else None
-    use_qk_norm = fields.flag("use_qk_norm")
+    use_qk_norm = family.optional_qk_norm and fields.flag("use_qk_norm")
     return Attention(
         heads=heads,
         kv_heads=kv_heads,
@@ -176,12 +178,14 @@ def _feed_forwards(family: Family, fields: Fields, count: int) -> list[FeedForwa
     if active > experts:
         raise fields.error(f"num_experts_per_tok is {active}; it cannot exceed {name}, {experts}")
     inner = width if family.experts == "local" else fields.whole("moe_intermediate_size")
-    shared = fields.optional_whole("n_shared_experts", low=0, high=4096) or 0
+    shared = 0
+    if family.experts == "deepseek":
+        shared = fields.optional_whole("n_shared_experts", low=0, high=4096) or 0
     sparse = FeedForward(
         width=inner,
         experts=experts,
         active=active,
-        shared_width=shared * inner if family.experts == "deepseek" else 0,
+        shared_width=shared * inner,
         bias=bias,
         expert_bias=family.sinks,
         router=_router(family, fields, experts=experts),
@@ -201,8 +205,10 @@ def _experts(family: Family, fields: Fields) -> tuple[str, int]:
 
 
 def _router(family: Family, fields: Fields, *, experts: int) -> Router:
-    groups = fields.optional_whole("n_group", high=65_536) or 1
-    kept = fields.optional_whole("topk_group", high=65_536) or 1
+    groups, kept = 1, 1
+    if family.experts == "deepseek":
+        groups = fields.optional_whole("n_group", high=65_536) or 1
+        kept = fields.optional_whole("topk_group", high=65_536) or 1
     if experts % groups or kept > groups:
         raise fields.error(
             f"n_group is {groups} and topk_group {kept}; n_group must divide the {experts} experts "

@@ -9,7 +9,8 @@ from model_code.common.layers import NormPlacement, QkNorm
 # Fields that change neither sizes nor the computation of one token.
 _HARMLESS = """
     architectures attention_dropout auto_map bos_token_id cache_implementation
-    chunk_size_feed_forward dtype embd_pdrop eos_token_id ep_size head_dim hidden_dropout id2label initializer_range
+    chunk_size_feed_forward dtype embd_pdrop eos_token_id ep_size head_dim hidden_dropout
+    id2label initializer_range unsloth_fixed unsloth_version
     initial_context_length is_decoder is_encoder_decoder label2id max_window_layers model_type
     output_attentions output_hidden_states output_router_logits pad_token_id pretraining_tp
     quantization_config resid_pdrop return_dict router_aux_loss_coef router_jitter_noise
@@ -34,6 +35,8 @@ class Family:
         experts: The fields that count experts: Mixtral's, Qwen's or DeepSeek's.
         local_theta: Whether sliding layers have a rotary base of their own.
         unit_offset: Whether norms multiply by 1 + weight, and embeddings by sqrt(hidden).
+        fixed_bias: Whether `attention_bias` cannot be switched off.
+        optional_qk_norm: Whether `use_qk_norm` switches norms of queries and keys on.
         defaults: What absent fields mean.
     """
 
@@ -50,6 +53,8 @@ class Family:
     unit_offset: bool = False
     sinks: bool = False
     router_buffer: bool = False
+    fixed_bias: bool = False
+    optional_qk_norm: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -65,7 +70,7 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": Family(windows="all", defaults={"sliding_window": 4096}),
     "mixtral": Family(windows="all", experts="local",
                       defaults={"rope_theta": 1e6, "rms_norm_eps": 1e-5, "norm_topk_prob": True}),
-    "qwen2": Family(bias="qkv", windows="late", gated_windows=True,
+    "qwen2": Family(bias="qkv", fixed_bias=True, windows="late", gated_windows=True,
                     defaults={"attention_bias": True, "sliding_window": 4096,
                               "max_window_layers": 28}),
     "qwen3": Family(bias="all", qk_norm="head", windows="late", gated_windows=True,
@@ -99,7 +104,7 @@ FAMILIES: Mapping[str, Family] = {
                       defaults={"head_dim": 64, "attention_bias": True, "sliding_window": 128,
                                 "rope_theta": 150_000.0, "rms_norm_eps": 1e-5,
                                 "norm_topk_prob": True}),
-    "glm4_moe": Family(bias="qkv", experts="deepseek", router_buffer=True,
+    "glm4_moe": Family(bias="qkv", optional_qk_norm=True, experts="deepseek", router_buffer=True,
                        defaults=_DEEPSEEK | _SIGMOID | {"partial_rotary_factor": 0.5,
                                                         "rms_norm_eps": 1e-5}),
 }  # fmt: skip

@@ -26,8 +26,9 @@ def free_port() -> int:
 def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of commands: no credentials, no other state than the tests'."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_ACCESS", "AWS_SECRET"))}
-    state = tmp_path_factory.mktemp("embedded") / "local"
-    return {**kept, "ISOMORPH_STATE": str(state), "NO_COLOR": "1"}
+    state = str(tmp_path_factory.mktemp("embedded") / "local")
+    os.environ["ISOMORPH_STATE"] = state  # the tests' own calls see it too
+    return {**kept, "ISOMORPH_STATE": state, "NO_COLOR": "1"}
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,12 @@
 """The first process of a machine: runs its user data, and its services for `systemctl`.
 
-It is started in the machine's `sbin`, with the variables that every process of the machine gets, and
-speaks JSON lines with the embedded AWS: events on standard output, `poweroff` on standard input. When that input ends
-the embedded AWS is gone, however it went, and so every process of the machine is killed.
+It is started in the machine's `sbin`, with the variables that every process of the machine gets,
+and speaks JSON lines with the embedded AWS: events on standard output, `poweroff` on standard
+input. When that input ends the embedded AWS is gone, however it went, and every process of the
+machine is killed.
 """
 
+import contextlib
 import json
 import os
 import selectors
@@ -176,10 +178,8 @@ class Init:
 
 
 def _answer(connection: socket.socket, **answer: object) -> None:
-    try:
+    with contextlib.suppress(OSError):  # whoever asked may be gone
         connection.sendall(json.dumps(answer).encode() + b"\n")
-    except OSError:
-        pass  # whoever asked is gone
     connection.close()
 
 

@@ -1,0 +1,62 @@
+"""Entry point of `cdk`. Synthesizes every environment, or the one named by `-c env=NAME`.
+
+`-c SLUG.KEY=VALUE`, such as `-c gqa.engine=native`, replaces one setting of the files.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import aws_cdk as cdk
+from cdk_nag import AwsSolutionsChecks
+
+from config import ConfigError, Override
+from constructs_lib.rules import RULES, RulesPlugin
+from stacks.map_data import INNOVATIONS
+from stacks.registry import environments
+from stacks.stage import ToolkitStage
+from stacks.wheelhouse import FOLDER
+
+
+def build(context: Mapping[str, Any] | None = None, wheelhouses: Path = FOLDER) -> cdk.App:
+    """Return the app, with security checks that fail `cdk synth`.
+
+    Args:
+        context: What `-c` would give. Left out, what the CDK CLI gives counts alone.
+        wheelhouses: Folder of the built wheels.
+    """
+    app = cdk.App(context=context)
+    only, overrides = read_context(app.node.get_all_context())
+    for environment in environments(only, overrides):
+        ToolkitStage(app, environment, wheelhouses=wheelhouses)
+    cdk.Validations.of(app).add_plugins(AwsSolutionsChecks(app, verbose=True), RulesPlugin(RULES))
+    return app
+
+
+def read_context(context: Mapping[str, Any]) -> tuple[str | None, tuple[Override, ...]]:
+    """Return the environment's name and the overrides; refuse what would otherwise be ignored."""
+    overrides = []
+    for name, value in context.items():
+        slug, dot, key = name.partition(".")
+        if dot and re.fullmatch(r"[a-z_]+\.[a-z_]+", name):
+            known = [innovation.slug for innovation in INNOVATIONS]
+            if slug not in known:
+                raise ConfigError(
+                    f"-c {name}={value}: no innovation {slug!r}; allowed: {', '.join(known)}"
+                )
+            overrides.append(Override(slug, key, str(value)))
+        elif name != "env" and re.fullmatch(r"[a-z_]+", name):
+            raise ConfigError(
+                f"-c {name}={value}: unknown; allowed: env=NAME, or SLUG.KEY=VALUE such as "
+                f"gqa.engine=native"
+            )
+    only = context.get("env")
+    return (None if only is None else str(only)), tuple(overrides)
+
+
+if __name__ == "__main__":
+    try:
+        build().synth()
+    except ConfigError as error:
+        raise SystemExit("\n".join(f"error: {line}" for line in str(error).splitlines())) from None

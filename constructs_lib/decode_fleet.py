@@ -1,0 +1,169 @@
+"""A fleet of EC2 nodes that decode, behind an internal load balancer."""
+
+from dataclasses import asdict, dataclass
+
+from aws_cdk import RemovalPolicy, Stack
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_logs as logs
+from constructs import Construct
+
+from constructs_lib.closed_group import ClosedGroup
+from constructs_lib.code_asset import CodeAsset, ZipAsset
+from constructs_lib.fleet_group import FleetGroup, Machines
+from constructs_lib.fleet_watch import FleetWatch, Limits
+from constructs_lib.front_door import FrontDoor
+from constructs_lib.node_role import NodeRole
+from constructs_lib.site import Site
+from constructs_lib.user_data import render_user_data
+from constructs_lib.weights import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """What every node's server is told.
+
+    Args:
+        environment: Shown in its logs.
+        model: Name under which the model is offered.
+        engine: What decodes.
+        dtype: What the native engine computes in: auto, float32 or bfloat16.
+        python: Command that starts the node's Python, such as python3.11.
+        port: Where it listens.
+        slots: Requests that it works on at once.
+        context: Tokens that a request may have, its answer included.
+        queue: Requests that may wait; one more is refused with 429.
+        deadline_s: The longest that a request may take.
+    """
+
+    environment: str
+    model: str
+    engine: str
+    dtype: str
+    python: str
+    port: int
+    slots: int
+    context: int
+    queue: int
+    deadline_s: int
+
+
+class DecodeFleet(Construct):
+    """Nodes that fetch their code, wheels and weights from S3 and serve a model.
+
+    Args:
+        slug: The innovation that it serves: its code's folder, its metrics' namespace.
+        site: The network, keys and sinks that it is put into.
+        server: What every node's server is told.
+        machines: Which machines, and how many.
+        limits: When to raise an alarm.
+        code: The nodes' code, with its boot.sh.
+        wheelhouse: The wheels that the code needs, for the nodes' Python.
+        weights: What it serves. Until there are any, the fleet has no node.
+        certificate_arn: Certificate for HTTPS. Left out, the load balancer speaks HTTP.
+        retained: Keep logs, and protect the load balancer from deletion.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        slug: str,
+        site: Site,
+        server: Server,
+        machines: Machines,
+        limits: Limits,
+        code: CodeAsset,
+        wheelhouse: ZipAsset,
+        weights: Weights,
+        certificate_arn: str | None = None,
+        retained: bool,
+    ) -> None:
+        super().__init__(scope, construct_id)
+        stack = Stack.of(self)
+        namespace = f"Isomorph/{slug}"
+        self.log_group = logs.LogGroup(
+            self,
+            "Logs",
+            encryption_key=site.log_key,
+            retention=logs.RetentionDays.THREE_MONTHS,
+            removal_policy=RemovalPolicy.RETAIN if retained else RemovalPolicy.DESTROY,
+        )
+        self.role = NodeRole(
+            self,
+            "Role",
+            object_arns=[code.object_arn, wheelhouse.object_arn],
+            weights=weights,
+            metric_namespace=namespace,
+            log_group=self.log_group,
+        )
+        self.security_group = _node_security_group(self, site)
+        self.door = FrontDoor(
+            self,
+            "FrontDoor",
+            site=site,
+            name=stack.stack_name,
+            node_port=server.port,
+            certificate_arn=certificate_arn,
+            deadline_seconds=server.deadline_s,
+            deletion_protection=retained,
+        )
+        self.door.allow_to(self.security_group, server.port)
+        self.group = FleetGroup(
+            self,
+            "Group",
+            site=site,
+            machines=machines,
+            weights=weights,
+            door=self.door,
+            metric_namespace=namespace,
+            fleet=stack.stack_name,
+            drain_seconds=server.deadline_s + 60,
+        )
+        told = {f"ISOMORPH_{key.upper()}": value for key, value in asdict(server).items()}
+        self.group.launch(
+            role=self.role,
+            security_group=self.security_group,
+            user_data=render_user_data(
+                region=stack.region,
+                pointer=weights.value,
+                stack=stack.stack_name,
+                resource=self.group.logical_id,
+                code=(code.url, code.sha256),
+                wheelhouse=(wheelhouse.url, wheelhouse.sha256),
+                settings={
+                    "ISOMORPH_SLUG": slug,
+                    "ISOMORPH_FLEET": stack.stack_name,
+                    **told,
+                    "ISOMORPH_METRIC_NAMESPACE": namespace,
+                    "ISOMORPH_LOG_GROUP": self.log_group.log_group_name,
+                    "ISOMORPH_STACK": stack.stack_name,
+                    **self.group.signal_settings,
+                },
+            ),
+        )
+        self.watch = FleetWatch(
+            self,
+            "Watch",
+            door=self.door,
+            group=self.group,
+            weights=weights,
+            metric_namespace=namespace,
+            fleet=stack.stack_name,
+            limits=limits,
+            queue=server.queue,
+            topic=site.alarm_topic,
+        )
+
+
+def _node_security_group(scope: Construct, site: Site) -> ec2.SecurityGroup:
+    group = ClosedGroup(
+        scope,
+        "SecurityGroup",
+        vpc=site.vpc,
+        description="Nodes: requests from the load balancer, HTTPS to AWS",
+    )
+    https = ec2.Port.tcp(443)
+    group.add_egress_rule(site.endpoints, https, "interface endpoints")
+    group.add_egress_rule(ec2.Peer.prefix_list(site.s3_prefix_list), https, "S3 gateway endpoint")
+    return group

@@ -1,0 +1,152 @@
+"""Alarms and a dashboard for what a fleet of decoding nodes does."""
+
+from dataclasses import dataclass
+
+from aws_cdk import Duration
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_elasticloadbalancingv2 as elb
+from aws_cdk import aws_sns as sns
+from constructs import Construct
+
+from constructs_lib.fleet_group import FleetGroup
+from constructs_lib.front_door import FrontDoor
+from constructs_lib.weights import Weights
+
+_MINUTE = Duration.minutes(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """When to raise an alarm.
+
+    Args:
+        latency_seconds: 99th percentile of the time to the first byte of an answer.
+        error_percent: Share of requests answered with 5xx.
+    """
+
+    latency_seconds: float
+    error_percent: float
+
+
+class FleetWatch(Construct):
+    """Tells `topic` when the fleet fails, slows down or cannot grow, and shows why.
+
+    Args:
+        door: Its load balancer.
+        group: Its nodes.
+        weights: Until there are any, having no healthy node is no alarm.
+        metric_namespace: Where the nodes publish.
+        fleet: Value of the dimension Fleet of their metrics.
+        limits: When to raise an alarm.
+        queue: Requests that may wait at one node.
+        topic: Hears of every alarm, and of its end.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        door: FrontDoor,
+        group: FleetGroup,
+        weights: Weights,
+        metric_namespace: str,
+        fleet: str,
+        limits: Limits,
+        queue: int,
+        topic: sns.ITopic,
+    ) -> None:
+        super().__init__(scope, construct_id)
+        self._topic = topic
+        self._namespace, self._fleet = metric_namespace, fleet
+        in_flight, waiting = self._metric("RequestsInFlight"), self._metric("QueueDepth")
+        balancer, targets = door.balancer.metrics, door.targets.metrics
+        healthy = targets.healthy_host_count(statistic="Minimum", period=_MINUTE)
+        latency = targets.target_response_time(statistic="p99", period=_MINUTE)
+        requests = balancer.request_count(period=_MINUTE)
+        failed = targets.http_code_target(elb.HttpCodeTarget.TARGET_5XX_COUNT, period=_MINUTE)
+        refused = balancer.http_code_elb(elb.HttpCodeElb.ELB_5XX_COUNT, period=_MINUTE)
+        nodes = cloudwatch.Metric(
+            namespace="AWS/AutoScaling",
+            metric_name="GroupInServiceInstances",
+            dimensions_map={"AutoScalingGroupName": group.name},
+            statistic="Maximum",
+            period=_MINUTE,
+            label="nodes in service",
+        )
+        errors = cloudwatch.MathExpression(
+            expression="100 * (FILL(failed, 0) + FILL(refused, 0)) / requests",
+            using_metrics={"failed": failed, "refused": refused, "requests": requests},
+            period=_MINUTE,
+            label="5xx, % of requests",
+        )
+        cramped = cloudwatch.MathExpression(
+            expression=f"IF(nodes >= {group.machines.max_capacity}, busy, 0)",
+            using_metrics={"nodes": nodes, "busy": in_flight},
+            period=_MINUTE,
+            label="in flight per node, at the maximum of nodes",
+        )
+        nobody = self._alarm("NoHealthyNode", healthy, below=1, minutes=2)
+        child = nobody.node.default_child
+        assert isinstance(child, cloudwatch.CfnAlarm)  # noqa: S101  what an Alarm is made of
+        child.cfn_options.condition = weights.present
+        self._alarm("Errors", errors, above=limits.error_percent, minutes=3)
+        self._alarm("Latency", latency, above=limits.latency_seconds, minutes=5)
+        self._alarm("Queue", waiting, above=queue / 2, minutes=3)
+        target = group.machines.requests_in_flight_target
+        self._alarm("CannotGrow", cramped, above=target, minutes=10)
+        self.dashboard = cloudwatch.Dashboard(
+            self,
+            "Dashboard",
+            widgets=[
+                [_graph("Requests a minute", requests), _graph("Errors", errors)],
+                [_graph("Time to first byte, p99", latency), _graph("Nodes", healthy, nodes)],
+                [_graph("Requests in flight per node", in_flight), _graph("Waiting", waiting)],
+                [
+                    _graph("Tokens a second", self._metric("TokensPerSecond")),
+                    _graph("Time to first token", self._metric("TimeToFirstToken", "p99")),
+                ],
+            ],
+        )
+
+    def _metric(self, name: str, statistic: str = "Average") -> cloudwatch.Metric:
+        return cloudwatch.Metric(
+            namespace=self._namespace,
+            metric_name=name,
+            dimensions_map={"Fleet": self._fleet},
+            statistic=statistic,
+            period=_MINUTE,
+        )
+
+    def _alarm(
+        self,
+        name: str,
+        metric: cloudwatch.IMetric,
+        *,
+        minutes: int,
+        above: float | None = None,
+        below: float | None = None,
+    ) -> cloudwatch.Alarm:
+        operators = cloudwatch.ComparisonOperator
+        alarm = cloudwatch.Alarm(
+            self,
+            name,
+            metric=metric,
+            threshold=above if above is not None else below or 0,
+            comparison_operator=operators.GREATER_THAN_THRESHOLD
+            if above is not None
+            else operators.LESS_THAN_THRESHOLD,
+            evaluation_periods=minutes,
+            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING
+            if above is not None
+            else cloudwatch.TreatMissingData.BREACHING,
+        )
+        notice = actions.SnsAction(self._topic)
+        alarm.add_alarm_action(notice)
+        alarm.add_ok_action(notice)
+        return alarm
+
+
+def _graph(title: str, *metrics: cloudwatch.IMetric) -> cloudwatch.GraphWidget:
+    return cloudwatch.GraphWidget(title=title, left=list(metrics), width=12)

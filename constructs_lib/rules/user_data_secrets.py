@@ -1,0 +1,27 @@
+"""Secrets in user data."""
+
+import re
+from collections.abc import Iterator
+
+from constructs_lib.rules.rule import Breach, Rule, Template, resources, text
+
+_SECRET = re.compile(
+    r"\b(AKIA|ASIA)[A-Z0-9]{16}\b"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"|(?i:password|passwd|secret|token|api_?key)\s*[=:]\s*['\"]?[A-Za-z0-9+/_.-]{12,}"
+    r"|\{\{resolve:(secretsmanager|ssm-secure):"
+)
+
+
+def _check(template: Template) -> Iterator[Breach]:
+    for logical_id, properties in resources(template, "AWS::EC2::LaunchTemplate"):
+        if _SECRET.search(text(properties["LaunchTemplateData"].get("UserData", ""))):
+            yield Breach(logical_id, "Properties.LaunchTemplateData.UserData")
+
+
+RULE = Rule(
+    id="UserDataSecrets",
+    says="User data is readable by everyone who may describe launch templates; no secret in it.",
+    fix="let the node read the secret from Secrets Manager with its role",
+    check=_check,
+)

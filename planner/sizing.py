@@ -1,0 +1,110 @@
+"""Sizes that stacks ask for. The same arithmetic as a plan's, so a template never disagrees."""
+
+import math
+from dataclasses import dataclass
+from typing import TypeVar
+
+from model_code.common.architecture import Architecture
+from planner.caching import CacheFit, fit_cache
+from planner.catalogue import GIB, instances
+from planner.errors import PlanError
+from planner.functions import FunctionFit, fit_function
+from planner.load import Load
+from planner.roofline import Demand
+from planner.serving import Layout, Misfit, fit
+from planner.training import TrainingFit, fit_training
+
+Fit = TypeVar("Fit", CacheFit, FunctionFit, TrainingFit)
+
+SYSTEM_GIB = 20  # of a volume: the operating system, Python and the wheelhouse
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetSize:
+    """A fleet of decode servers.
+
+    Args:
+        slots: Sequences that one server takes at once.
+        instances: Servers for the load.
+        volume_gib: Root volume of each.
+        fits: Whether the load fits; with an instance type given, the size stands all the same.
+        reasons: The arithmetic, one line each; when it does not fit, by how much and what would.
+    """
+
+    instance_type: str
+    slots: int
+    instances: int
+    volume_gib: int
+    fits: bool
+    reasons: tuple[str, ...]
+
+
+def gqa_fleet(architecture: Architecture, load: Load, instance: str) -> FleetSize:
+    """Return the size of a fleet of one instance type, with a server in each of its machines."""
+    known = instances()
+    if instance not in known:
+        family = [name for name in known if name.split(".")[0] == instance.split(".")[0]]
+        raise PlanError(
+            f"instance type {ascii(instance)[:40]} is not in the catalogue; "
+            f"allowed is {', '.join(family or sorted({n.split('.')[0] for n in known}))}"
+        )
+    asked = load.of(architecture)
+    demand = Demand(architecture, dtype=asked.dtype, kv_dtype=asked.kv_dtype, context=asked.context)
+    found = fit(demand, asked, known[instance])
+    if isinstance(found, Misfit):
+        return FleetSize(
+            instance_type=instance,
+            slots=1,
+            instances=1,
+            volume_gib=_volume(demand),
+            fits=False,
+            reasons=(f"does not fit: {found.reason}", f"what would: {found.remedy}"),
+        )
+    return fleet_size(demand, asked, found)
+
+
+def fleet_size(demand: Demand, load: Load, layout: Layout) -> FleetSize:
+    """Return the size of a fleet in a layout that fits."""
+    volume = _volume(demand)
+    return FleetSize(
+        instance_type=layout.instance.name,
+        slots=min(layout.slots, layout.batch),
+        instances=layout.count,
+        volume_gib=volume,
+        fits=True,
+        reasons=(
+            f"{layout.slots} sequences of {load.context:,} tokens fit beside "
+            f"{demand.weights / GIB:.2f} GiB of weights in {load.dtype}",
+            f"{layout.batch} at once decode {layout.tokens_per_s:.3g} tokens/s each (modelled), "
+            f"asked {load.tokens_per_s:g}",
+            f"{layout.count} server(s) for {load.concurrent} sequences in flight",
+            f"{volume} GiB volume: {SYSTEM_GIB} system + 1.1 x weights",
+        ),
+    )
+
+
+def _volume(demand: Demand) -> int:
+    return SYSTEM_GIB + math.ceil(1.1 * demand.weights / GIB)
+
+
+def latent_cache(architecture: Architecture, load: Load, region: str) -> CacheFit:
+    """Return the replication group that holds the load's latents."""
+    return _or_refuse(fit_cache(architecture, load.of(architecture), region))
+
+
+def window_function(architecture: Architecture, load: Load, region: str) -> FunctionFit:
+    """Return the Lambda function that answers the load's requests."""
+    return _or_refuse(fit_function(architecture, load.of(architecture), region))
+
+
+def training_nodes(architecture: Architecture, load: Load, instance: str) -> TrainingFit:
+    """Return the run that trains the model on one instance type."""
+    if instance not in instances():
+        raise PlanError(f"instance type {ascii(instance)[:40]} is not in the catalogue")
+    return _or_refuse(fit_training(architecture, load.of(architecture), instances()[instance]))
+
+
+def _or_refuse(found: Fit | Misfit) -> Fit:
+    if isinstance(found, Misfit):
+        raise PlanError(f"{found.instance}: {found.reason}; what would fit: {found.remedy}")
+    return found

@@ -1,0 +1,54 @@
+"""Where the wheels of a deployable target are: built by `make wheelhouses`, published by a stack.
+
+A private node has no PyPI, so its wheels travel with its code. The name holds everything that the
+wheels depend on; a changed lock file asks for another wheelhouse instead of using a stale one.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+
+from config import ConfigError
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / ".isomorph" / "cache" / "wheelhouses"
+HOST = "host"
+
+
+def python_command(python: str) -> str:
+    """Return the command that starts the target's Python: `host` is this machine's own."""
+    return "python3" if python == HOST else f"python{python}"
+
+
+def wheelhouse_name(slug: str, python: str, engine: str) -> str:
+    """Return the file name of the wheels for one target Python and one engine."""
+    if python == HOST:
+        python = f"{HOST}{sys.version_info.major}.{sys.version_info.minor}"
+    digest = hashlib.sha256()
+    for lock in lock_files(slug, engine):
+        digest.update(lock.read_bytes())
+    return f"{slug}-{engine}-{python}-{digest.hexdigest()[:12]}.zip"
+
+
+def lock_files(slug: str, engine: str) -> list[Path]:
+    """Return the files that say which wheels there must be."""
+    serve = ROOT / "model_code" / slug / "serve"
+    names = ["requirements.txt"]
+    if engine == "native":
+        names.append("requirements-native.in")
+    return [serve / name for name in names]
+
+
+def wheelhouse(slug: str, python: str, engine: str, folder: Path = FOLDER) -> Path:
+    """Return the wheels' zip, or say how to build it."""
+    path = folder / wheelhouse_name(slug, python, engine)
+    if not path.is_file():
+        raise ConfigError(
+            f"the wheels for {slug} (engine {engine}, python {python}) are not built: no "
+            f"{path.name} in {_short(folder)}; run `make wheelhouses`"
+        )
+    return path
+
+
+def _short(folder: Path) -> str:
+    return str(folder.relative_to(ROOT)) if folder.is_relative_to(ROOT) else str(folder)

@@ -1,0 +1,15 @@
+from bench import planner as bench
+
+FIELDS = {"name", "ours", "peer", "ratio", "target", "reached"}
+
+
+def test_a_hundred_plans_take_less_than_five_seconds() -> None:
+    row = bench.plans()
+    assert set(row) == FIELDS
+    assert row["reached"], row
+
+
+def test_the_import_is_measured_in_fresh_processes() -> None:
+    row = bench.import_time()
+    assert set(row) == FIELDS
+    assert row["ratio"] > 0

@@ -1,0 +1,40 @@
+import pytest
+
+from planner import Load, PlanError
+from planner.sizing import gqa_fleet, latent_cache, training_nodes, window_function
+from tests.planner.common import model
+
+
+def test_a_fleet_has_slots_servers_a_volume_and_reasons() -> None:
+    fleet = gqa_fleet(model("smollm2-135m"), Load(concurrent=32), "c7i.xlarge")
+    assert fleet.fits
+    assert fleet.slots * fleet.instances >= 32
+    assert fleet.volume_gib == 21  # 20 for the system, 1.1 x 0.25 GiB of weights
+    assert "of weights in bf16" in fleet.reasons[0]
+
+
+def test_an_explicit_type_that_does_not_fit_is_kept_and_told() -> None:
+    fleet = gqa_fleet(model("llama-3-8b"), Load(), "c7i.large")
+    assert (fleet.instance_type, fleet.instances, fleet.fits) == ("c7i.large", 1, False)
+    assert fleet.reasons[0].startswith("does not fit: one sequence needs")
+    assert fleet.reasons[1].startswith("what would: ")
+
+
+def test_fails_when_the_type_is_not_in_the_catalogue() -> None:
+    with pytest.raises(PlanError, match=r"'c7i\.huge' is not in the catalogue; allowed is c7i"):
+        gqa_fleet(model("llama-3-8b"), Load(), "c7i.huge")
+    with pytest.raises(PlanError, match=r"'t2\.micro' is not in the catalogue; allowed is c7i"):
+        gqa_fleet(model("llama-3-8b"), Load(), "t2.micro")
+    with pytest.raises(PlanError, match=r"'t2\.micro' is not in the catalogue"):
+        training_nodes(model("llama-3-8b"), Load(), "t2.micro")
+
+
+def test_a_cache_a_function_and_a_run_are_sized_as_in_a_plan() -> None:
+    assert latent_cache(model("deepseek-v3"), Load(), "us-east-1").shards >= 1
+    assert window_function(model("gemma-3-270m"), Load(), "us-east-1").memory_mib <= 10_240
+    assert training_nodes(model("olmo-2-7b"), Load(), "p5en.48xlarge").nodes == 1
+
+
+def test_fails_when_it_does_not_fit() -> None:
+    with pytest.raises(PlanError, match=r"lambda: needs 13,872 MiB .* what would fit: 3,632 MiB"):
+        window_function(model("gemma-3-27b"), Load(), "us-east-1")

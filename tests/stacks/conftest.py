@@ -1,0 +1,57 @@
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cdk_app import json_of, new_app
+
+from config import EnvironmentConfig  # isort: skip
+from stacks.stage import ToolkitStage  # isort: skip
+from stacks.wheelhouse import wheelhouse_name  # isort: skip
+
+CERTIFICATE = "arn:aws:acm:us-east-1:111122223333:certificate/00000000-0000-0000-0000-000000000000"
+ENVIRONMENT: dict[str, Any] = {
+    "name": "test",
+    "aws": "account",
+    "account": "111122223333",
+    "region": "us-east-1",
+    "availability_zones": ["us-east-1a", "us-east-1b", "us-east-1c"],
+    "s3_prefix_list": "pl-63a5400a",
+    "data": "disposable",
+    "tags": {"team": "inference"},
+    "budget": {"monthly_usd": 10, "email": "someone@example.com"},
+}
+GQA: dict[str, Any] = {"model": "tiny", "certificate_arn": CERTIFICATE}
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wheelhouses with the right names and hardly anything in them."""
+    folder = tmp_path_factory.mktemp("wheelhouses")
+    for python in ("host", "3.11"):
+        for engine in ("llama.cpp", "native"):
+            name = wheelhouse_name("gqa", python, engine)
+            with zipfile.ZipFile(folder / name, "w") as archive:
+                archive.writestr("wheel", name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def synthesize(wheels: Path) -> Callable[..., dict[str, dict[str, Any]]]:
+    """Return a function from gqa's settings (None: off) and the environment's to templates."""
+
+    def templates(gqa: dict[str, Any] | None, **changes: Any) -> dict[str, dict[str, Any]]:
+        on = {} if gqa is None else {"gqa": {**GQA, **gqa}}
+        environment = EnvironmentConfig(**{**ENVIRONMENT, "innovations": on, **changes})
+        stage = ToolkitStage(new_app(), environment, wheelhouses=wheels)
+        return {child.node.id: json_of(child) for child in stage.node.children}
+
+    return templates
+
+
+@pytest.fixture(scope="session")
+def templates(synthesize: Callable[..., Any]) -> dict[str, dict[str, Any]]:
+    """The templates of an environment with everything on and nothing unusual."""
+    return dict(synthesize({"max_capacity": 2}))
