@@ -1,6 +1,31 @@
-"""Measurements, each beside a named peer or limit in one run."""
+"""Measurements, each beside a named peer or limit in one run. `isomorph bench` prints them."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 
-BENCHES: dict[str, Callable[[], Iterable[Any]]] = {}
+from bench.row import Row
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the engines have it, for all alike
+
+
+def _gqa() -> Iterator[Row]:
+    """Whole requests; attention and decode too where torch and transformers are installed."""
+    from bench import gqa_server
+
+    yield from gqa_server.requests()
+    if find_spec("torch") and find_spec("transformers"):
+        from bench import gqa
+
+        yield from gqa.attention()
+        yield from gqa.decode()
+
+
+def _planner() -> Iterator[Row]:
+    from bench import planner
+
+    for row in planner.measure():
+        yield Row(**{name: value for name, value in row.items() if name != "reached"})
+
+
+BENCHES: dict[str, Callable[[], Iterable[Row]]] = {"gqa": _gqa, "planner": _planner}

@@ -1,11 +1,17 @@
 """One interface for everything that turns a prompt into text, and the engines behind it."""
 
+import os
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from model_code.common.errors import SettingsError
+
+# OpenMP's threads spin while they wait for each other. On a machine that has anything else to do
+# (the server's own Python, for one) that makes an engine several times slower. OpenMP reads it when
+# torch or llama.cpp loads it, which is after this package.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ENGINES = ("llama.cpp", "native")
 

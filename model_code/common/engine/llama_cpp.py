@@ -1,7 +1,6 @@
 """llama.cpp inside this process, through PyPI's xllamacpp: prebuilt, no compiler, no torch."""
 
 import asyncio
-import os
 import secrets
 import threading
 from collections.abc import AsyncGenerator
@@ -10,9 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-# llama.cpp's threads spin while they wait for each other, which makes everything several times
-# slower on a machine that has anything else to do. OpenMP reads this once, when it is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import xllamacpp
 
 from model_code.common.engine import Generation, Piece, PromptTooLongError

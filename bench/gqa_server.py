@@ -1,0 +1,113 @@
+"""Whole requests: our server over llama.cpp's engine, beside llama.cpp's own server."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from bench.row import Row, interleaved
+from model_code.common.gguf_model import find_gguf
+
+_ROOT = Path(__file__).parents[1]
+_WEIGHTS = _ROOT / ".isomorph/cache/weights/smollm2-135m-instruct"
+_REQUESTS, _TOKENS, _SLOTS, _CONTEXT = 32, 16, 8, 512
+_THEIR_SERVER = """
+import sys, threading, xllamacpp
+path, port = sys.argv[1:]
+params = xllamacpp.CommonParams()
+params.model.path, params.port = path, int(port)
+params.n_parallel, params.n_ctx = {slots}, {slots} * {context}
+params.fit_params, params.cache_ram_mib, params.verbosity = False, 0, -1
+server = xllamacpp.Server(params)
+threading.Event().wait()
+"""
+
+
+def requests() -> Iterator[Row]:
+    """32 requests at once on 8 slots, each of 16 tokens."""
+    weights = Path(os.environ.get("ISOMORPH_TEST_WEIGHTS", _WEIGHTS))
+    ours, theirs = _free_port(), _free_port()
+    their_code = _THEIR_SERVER.format(slots=_SLOTS, context=_CONTEXT)
+    with tempfile.TemporaryDirectory() as state:
+        env = os.environ | {
+            "ISOMORPH_MODEL": "m", "ISOMORPH_ENGINE": "llama.cpp", "ISOMORPH_WEIGHTS": str(weights),
+            "ISOMORPH_STATE": state, "ISOMORPH_PORT_OVERRIDE": str(ours),
+            "ISOMORPH_SLOTS": str(_SLOTS), "ISOMORPH_CONTEXT": str(_CONTEXT),
+        }  # fmt: skip
+        with (
+            _server([sys.executable, "-m", "model_code.gqa.serve"], ours, env),
+            _server(
+                [sys.executable, "-c", their_code, str(find_gguf(weights)), str(theirs)],
+                theirs,
+                env,
+            ),
+        ):
+            took = interleaved(
+                {
+                    "ours": lambda: asyncio.run(_ask_all(ours)),
+                    "theirs": lambda: asyncio.run(_ask_all(theirs)),
+                },
+                rounds=3,
+            )
+    speed = {name: _REQUESTS * _TOKENS / seconds for name, seconds in took.items()}
+    yield Row(
+        name=f"{_REQUESTS} requests at once on {_SLOTS} slots, SmolLM2-135M Q4_1",
+        ours=f"{speed['ours']:.0f} tokens/s",
+        peer=f"llama.cpp's own server: {speed['theirs']:.0f} tokens/s",
+        ratio=speed["ours"] / speed["theirs"],
+        target=1.0,
+    )
+
+
+async def _ask_all(port: int) -> None:
+    async def ask(http: httpx.AsyncClient, number: int) -> None:
+        # Counting goes on for all 16 tokens, where prose might end.
+        body = {"prompt": f"{number} {number + 1} {number + 2}", "temperature": 0,
+                "max_tokens": _TOKENS}  # fmt: skip
+        answer = await http.post(f"http://127.0.0.1:{port}/v1/completions", json=body)
+        found = answer.json()["usage"]["completion_tokens"]
+        if found != _TOKENS:
+            raise RuntimeError(f"port {port}: {found} tokens instead of {_TOKENS}")
+
+    limits = httpx.Limits(max_connections=_REQUESTS)
+    async with httpx.AsyncClient(timeout=120, limits=limits) as http:
+        await asyncio.gather(*(ask(http, number) for number in range(_REQUESTS)))
+
+
+@contextmanager
+def _server(command: list[str], port: int, env: dict[str, str]) -> Iterator[None]:
+    """Run a server until it is healthy, and end it afterwards."""
+    process = subprocess.Popen(  # noqa: S603
+        command, cwd=_ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        end = time.monotonic() + 60
+        while not _healthy(port):
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"{' '.join(command[:3])} does not come up")
+            time.sleep(0.05)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _healthy(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
