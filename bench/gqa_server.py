@@ -85,7 +85,7 @@ async def _ask_all(port: int) -> None:
 @contextmanager
 def _server(command: list[str], port: int, env: dict[str, str]) -> Iterator[None]:
     """Run a server until it is healthy, and end it afterwards."""
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         command, cwd=_ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
