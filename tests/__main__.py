@@ -32,7 +32,7 @@ PARTS: dict[str, list[list[str]]] = {
         ]
     ],
     "slow": [[*PYTEST, "-m", "slow and not torch and not e2e"]],
-    "torch": [[*PYTEST, "-m", "torch and not e2e"]],
+    "torch": [[*PYTEST, "-n", "2", "--dist", "loadfile", "-m", "torch and not e2e"]],
     "gates": [[*PYTEST, "-m", "gates"]],
     "e2e": [[*PYTEST, "-m", "e2e"]],
 }
