@@ -32,8 +32,8 @@ class Foundation(Stack):
     def __init__(
         self, scope: Construct, slug: str, *, environment: EnvironmentConfig, serving: Sequence[str]
     ) -> None:
-        super().__init__(scope, slug)
         self._environment, self._retained = environment, environment.data == "retained"
+        super().__init__(scope, slug)
         self._keys()
         self._buckets()
         self._network()
@@ -46,6 +46,11 @@ class Foundation(Stack):
             email=environment.budget.email,
         )
         self._export()
+
+    @property
+    def availability_zones(self) -> list[str]:
+        """The zones that the environment names; CDK's own way is to ask the account."""
+        return list(self._environment.availability_zones)
 
     def _keys(self) -> None:
         keep = self._retained

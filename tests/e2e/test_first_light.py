@@ -73,12 +73,11 @@ def test_the_deployed_model_knows_paris(up: dict[str, Any]) -> None:
 
 
 def readme_commands() -> list[str]:
-    """The README's own command lines, but for those that set up, test and take down."""
+    """The README's own command lines; `make` and the refresh are run by other tests."""
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
     lines = [line for block in blocks for line in block.splitlines()]
-    commands = [line for line in lines if line.startswith(".venv/bin/isomorph ")]
-    assert sorted(set(lines) - set(commands)) == ["make down", "make test", "make up"]
-    return commands
+    assert ".venv/bin/isomorph refresh local gqa" in lines
+    return [line for line in lines if "refresh" not in line and not line.startswith("make ")]
 
 
 @pytest.mark.parametrize("line", readme_commands())

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,14 @@ def test_an_override_reaches_the_stack(wheels):
     assembly = app.synth().get_nested_assembly("assembly-local")
     [stack] = [each for each in assembly.stacks if each.stack_name == "local-gqa"]
     assert stack.template["Outputs"]["Engine"]["Value"] == "native"
+
+
+def test_synthesis_asks_the_account_nothing(wheels):
+    # What is missing the CLI looks up, and then runs the app a second time.
+    outdir = Path(build(FLAGS, wheels).synth().directory)
+    manifests = [json.loads(path.read_text()) for path in outdir.rglob("manifest.json")]
+    assert len(manifests) == 4
+    assert [each["missing"] for each in manifests if "missing" in each] == []
 
 
 def test_a_stack_deploys_after_the_foundation_and_needs_no_other(wheels):

@@ -1,0 +1,37 @@
+"""Which resource types the embedded deployment exercises, and which only a real account gets."""
+
+from pathlib import Path
+
+import pytest
+
+from local_aws.describe import DESCRIBE, NOTHING_TO_SEE
+from tests.cdk_app import json_of, new_app
+
+from stacks.registry import environments  # isort: skip
+from stacks.stage import ToolkitStage  # isort: skip
+
+ONLY_IN_ACCOUNTS = {
+    "AWS::AutoScaling::WarmPool": "local has one machine, and stopped machines are not played",
+    "AWS::SNS::Subscription": "local has nobody to write to",
+}
+
+
+@pytest.fixture(scope="module")
+def types(wheels: Path) -> dict[str, set[str]]:
+    """The resource types of each shipped environment."""
+    found: dict[str, set[str]] = {}
+    for config in environments():
+        stage = ToolkitStage(new_app(), config, wheelhouses=wheels)
+        templates = [json_of(stack) for stack in stage.node.children]
+        found[config.name] = {
+            resource["Type"] for template in templates for resource in template["Resources"].values()
+        }
+    return found
+
+
+def test_every_type_that_local_deploys_can_be_seen_through_its_service(types) -> None:
+    assert types["local"] <= {*DESCRIBE, *NOTHING_TO_SEE}
+
+
+def test_a_type_that_local_does_not_deploy_is_listed_with_the_reason(types) -> None:
+    assert (types["dev"] | types["prod"]) - types["local"] == set(ONLY_IN_ACCOUNTS)
