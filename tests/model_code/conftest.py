@@ -14,6 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
+# As the engines have it; torch and llama.cpp read it when a test imports them first.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 ROOT = Path(__file__).parents[2]
 DEFAULT_WEIGHTS = ROOT / ".isomorph/cache/weights/smollm2-135m-instruct"
 

@@ -20,6 +20,7 @@ import pytest
 from tests.model_code.conftest import ROOT, ServerProcess, events, free_port
 
 Start = Callable[..., ServerProcess]
+ENDLESS = {"prompt": "1, 2, 3, 4, 5, 6,", "temperature": 0}  # greedy, it counts on and on
 
 
 def test_it_answers_with_paris_about_a_second_after_its_start(start_server: Start) -> None:
@@ -99,9 +100,9 @@ def test_200_requests_at_once_on_8_slots_get_200_or_429_and_none_is_lost(
 
 
 def test_a_client_that_leaves_frees_its_slot(start_server: Start) -> None:
-    server = start_server(SLOTS=1, QUEUE=4)
+    server = start_server(SLOTS=1, QUEUE=4, CONTEXT=2048)
     server.wait_until_ready()
-    body = {"prompt": "Once upon a time", "temperature": 0.9, "max_tokens": 450}
+    body = {**ENDLESS, "max_tokens": 1900}
     with httpx.stream("POST", f"{server.url}/v1/completions", json=body | {"stream": True}) as left:
         next(left.iter_lines())
     with pytest.raises(httpx.ReadTimeout):
@@ -117,7 +118,7 @@ def stream_in_thread(server: ServerProcess, tokens: int, out: list[str]) -> thre
     began = threading.Event()
 
     def work() -> None:
-        body = {"prompt": "Once", "temperature": 0.8, "max_tokens": tokens, "stream": True}
+        body = {**ENDLESS, "max_tokens": tokens, "stream": True}
         with (
             suppress(httpx.RemoteProtocolError),  # the server was told to stop, and did
             httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as answer,
@@ -155,16 +156,21 @@ def test_sigterm_finishes_what_runs_refuses_what_comes_and_exits_with_0(
     assert "draining: 2 requests in flight" in server.log
 
 
-def test_a_drain_that_takes_too_long_is_cut_and_still_exits_with_0(start_server: Start) -> None:
-    server = start_server(SLOTS=1, DRAIN_S=1)
+def test_a_drain_that_takes_too_long_cuts_what_runs_says_so_and_exits_with_0(
+    start_server: Start,
+) -> None:
+    server = start_server(SLOTS=1, DRAIN_S=1, CONTEXT=2048)
     server.wait_until_ready()
     lines: list[str] = []
-    thread = stream_in_thread(server, 480, lines)
+    thread = stream_in_thread(server, 1900, lines)
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(timeout=20) == 0
     thread.join()
-    assert lines
-    assert "data: [DONE]" not in lines
+    assert [line for line in lines if line][-2:] == [
+        'data: {"error":{"message":"this server is shutting down","type":"server_error",'
+        '"param":null,"code":null}}',
+        "data: [DONE]",
+    ]
     assert "1 requests were cut after 1 s" in server.log
 
 

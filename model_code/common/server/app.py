@@ -81,7 +81,7 @@ class Generate:
             async with asyncio.timeout(self._service.deadline_s):
                 body = await _body(request)
                 work = self._answer(self._parse(body), trace, sender)
-                await _unless_gone(receive, work)
+                await _unless_stopped(work, receive, self._service.cut)
         except (ClientGoneError, ClientDisconnect):
             sender.code = _CLIENT_GONE
         except Exception as problem:
@@ -181,19 +181,24 @@ async def _body(request: Request) -> bytes:
     )
 
 
-async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`, but cancel it as soon as the client closes the connection."""
+async def _unless_stopped(
+    work: Coroutine[Any, Any, None], receive: Receive, cut: asyncio.Event
+) -> None:
+    """Run `work`, but cancel it when the client closes the connection, or the server must end."""
 
     async def gone() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
+        raise ClientGoneError
 
-    tasks = [asyncio.create_task(work), asyncio.create_task(gone())]
+    async def ended() -> None:
+        await cut.wait()
+        raise DrainingError
+
+    tasks = [asyncio.create_task(each) for each in (work, gone(), ended())]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
-            raise ClientGoneError
-        tasks[0].result()
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        (tasks[0] if tasks[0] in done else done.pop()).result()
     finally:
         for task in tasks:
             task.cancel()

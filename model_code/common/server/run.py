@@ -81,7 +81,7 @@ class _Process(uvicorn.Server):
             publisher.cancel()
             await http
             if engine is not None:
-                engine.close()
+                await asyncio.to_thread(engine.close)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; called by signals."""

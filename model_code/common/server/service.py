@@ -15,6 +15,7 @@ from model_code.common.server.requests import Ask, InvalidRequestError
 from model_code.common.server.stops import StopFilter
 
 _POLL_S = 0.05
+_CUT_S = 5.0  # for requests that were cut to say so
 
 
 class LoadingError(Exception):
@@ -44,6 +45,7 @@ class Service:
         self.metrics = Metrics()
         self.admission = Admission(slots=slots, queue=queue, changed=self.metrics.level)
         self.created = int(time.time())
+        self.cut = asyncio.Event()  # set when a drain has taken too long
         self._engine: Engine | None = None
         self._template = ChatTemplate()
         self._kv_bytes_per_token = 0
@@ -63,12 +65,18 @@ class Service:
         self._engine = engine
 
     async def drain(self, timeout_s: float) -> int:
-        """Refuse new requests, wait for the others, and return how many were not finished."""
+        """Refuse new requests, wait for the others, cut what is left and return how many."""
         self.admission.drain()
+        await self._idle(timeout_s)
+        left = self.admission.in_flight
+        self.cut.set()
+        await self._idle(_CUT_S)
+        return left
+
+    async def _idle(self, timeout_s: float) -> None:
         end = time.monotonic() + timeout_s
         while self.admission.in_flight and time.monotonic() < end:
             await asyncio.sleep(_POLL_S)
-        return self.admission.in_flight
 
     async def generate(self, ask: Ask, trace: Trace) -> AsyncGenerator[Piece, None]:
         """Yield the answer's pieces; close the generator to cancel the work."""
