@@ -219,17 +219,24 @@ def test_the_native_engine_serves_the_same_weights_from_the_same_code(
 def transformers_greedy(prompt: str, *, tokens: int) -> str:
     """What an implementation that no one here wrote makes of the same weights."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from isomorph.samples import SAMPLES, folder
+    from tests.model_code.oracle import transformers_model
 
     sample = SAMPLES["smollm2-135m-instruct"]
-    place, name = str(folder(sample.name)), sample.member.rpartition("/")[2]
-    tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=name)
-    model = AutoModelForCausalLM.from_pretrained(place, gguf_file=name, dtype=torch.float32)
-    inputs = tokenizer(prompt, return_tensors="pt")
-    made = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
-    return str(tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+    place, name = folder(sample.name), sample.member.rpartition("/")[2]
+    tokenizer = AutoTokenizer.from_pretrained(str(place), gguf_file=name)
+    prompt_ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    made = transformers_model(place / name).generate(
+        prompt_ids,
+        max_new_tokens=tokens,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=0,
+        attention_mask=torch.ones_like(prompt_ids),
+    )
+    return str(tokenizer.decode(made[0, prompt_ids.shape[1] :], skip_special_tokens=True))
 
 
 def test_destroy_removes_everything(local: Environment, isomorph: Command) -> None:

@@ -24,7 +24,9 @@ def types(wheels: Path) -> dict[str, set[str]]:
         stage = ToolkitStage(new_app(), config, wheelhouses=wheels)
         templates = [json_of(stack) for stack in stage.node.children]
         found[config.name] = {
-            resource["Type"] for template in templates for resource in template["Resources"].values()
+            resource["Type"]
+            for template in templates
+            for resource in template["Resources"].values()
         }
     return found
 

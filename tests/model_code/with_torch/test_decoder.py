@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from model_code.common.architecture import parse
 from model_code.common.attention import KVCache, Span, grouped_attention
@@ -25,6 +24,7 @@ from model_code.common.gguf_tensors import GGUFTensors
 from model_code.common.linear import Linear
 from model_code.common.sampling import Sampler
 from tests.model_code.gguf_file import gguf
+from tests.model_code.oracle import transformers_model
 
 pytestmark = pytest.mark.torch
 CONTEXT = 96
@@ -257,12 +257,7 @@ def test_fails_when_the_decoder_does_not_compute_what_the_model_needs() -> None:
 def real(weights: Path) -> tuple[Any, Decoder]:
     """SmolLM2 as transformers reads it from the GGUF file, and as we do."""
     path = find_gguf(weights)
-    config = load_gguf_checkpoint(str(path))["config"]
-    theirs: Any = LlamaForCausalLM(LlamaConfig(**config)).eval()
-    tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=theirs)["tensors"]
-    loaded = theirs.load_state_dict(tensors, strict=False)
-    assert loaded.missing_keys == ["lm_head.weight"]  # tied
-    theirs.tie_weights()
+    theirs = transformers_model(path)
     header = read_header(path)
     architecture = architecture_of(header)
     ours = load_decoder(

@@ -1,0 +1,21 @@
+"""SmolLM2 as transformers has it: an implementation that no one here wrote, on the same weights."""
+
+from pathlib import Path
+from typing import Any
+
+
+def transformers_model(path: Path) -> Any:
+    """Return transformers' model with the weights of a GGUF file, in fp32.
+
+    Its own reader fills it; `from_pretrained(gguf_file=...)` would want accelerate on top.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    config = load_gguf_checkpoint(str(path))["config"]
+    model: Any = LlamaForCausalLM(LlamaConfig(**config)).eval()
+    tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
+    loaded = model.load_state_dict(tensors, strict=False)
+    assert loaded.missing_keys == ["lm_head.weight"]  # tied
+    model.tie_weights()
+    return model
