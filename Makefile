@@ -1,8 +1,8 @@
-# The commands that people and CI run. Needs Python 3.11 or newer, Node 18 or newer, and make.
+# The commands that people and CI run. Needs Python 3.11 or newer, Node 20 or newer, and make.
 PYTHON ?= python3
 BIN := .venv/bin
 
-# The CDK library prints a banner on Node 18 and 20, which still work; the README says what to have.
+# The CDK library prints a banner on Node 18 and 20 (20 was tried); the README says what to have.
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION ?= 18,20
 
 .DEFAULT_GOAL := help
