@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx
 
 from bench.row import Row, interleaved
+from isomorph import samples
 from model_code.common.gguf_model import find_gguf
 
 _ROOT = Path(__file__).parents[1]
-_WEIGHTS = _ROOT / ".isomorph/cache/weights/smollm2-135m-instruct"
 _REQUESTS, _TOKENS, _SLOTS, _CONTEXT = 32, 16, 8, 512
 _THEIR_SERVER = """
 import sys, threading, xllamacpp
@@ -33,7 +33,7 @@ threading.Event().wait()
 
 def requests() -> Iterator[Row]:
     """32 requests at once on 8 slots, each of 16 tokens."""
-    weights = Path(os.environ.get("ISOMORPH_TEST_WEIGHTS", _WEIGHTS))
+    weights, _ = samples.fetch("smollm2-135m-instruct")
     ours, theirs = _free_port(), _free_port()
     their_code = _THEIR_SERVER.format(slots=_SLOTS, context=_CONTEXT)
     with tempfile.TemporaryDirectory() as state:

@@ -1,6 +1,7 @@
 """Who may import whom. A package that is not named here may import what it likes."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,20 @@ def test_yaml_is_read_in_one_place_and_written_in_one():
         if below_yaml(imported(path))
     }
     assert readers == {"config/loader.py", "planner/writing.py"}
+
+
+def test_the_types_of_what_is_used_of_the_cdk_are_checked():
+    """mypy skips the other services of the CDK, which would take it minutes to read."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["overrides"]
+    [read] = [each["module"] for each in settings if each.get("follow_imports") == "normal"]
+    used = {
+        ".".join(name.split(".")[:2])
+        for package in MAY_IMPORT
+        for path in files_of(package)
+        for name in imported(path)
+        if name.startswith("aws_cdk.aws_")
+    }
+    assert used == {name for name in read if name.startswith("aws_cdk.aws_")}
 
 
 def below_yaml(names: set[str]) -> bool:

@@ -14,11 +14,12 @@ from typing import Any
 import httpx
 import pytest
 
+from isomorph import samples
+
 # As the engines have it; torch and llama.cpp read it when a test imports them first.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).parents[2]
-DEFAULT_WEIGHTS = ROOT / ".isomorph/cache/weights/smollm2-135m-instruct"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -29,10 +30,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture(scope="session")
 def weights() -> Path:
-    """The folder with SmolLM2's GGUF file. It must be there: these tests are not skipped."""
-    folder = Path(os.environ.get("ISOMORPH_TEST_WEIGHTS", DEFAULT_WEIGHTS))
-    assert list(folder.glob("*.gguf")), f"no .gguf in {folder}; set ISOMORPH_TEST_WEIGHTS"
-    return folder
+    """The folder with SmolLM2's GGUF file, downloaded if it is not there yet."""
+    return samples.fetch("smollm2-135m-instruct")[0]
 
 
 @pytest.fixture

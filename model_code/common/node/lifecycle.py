@@ -16,7 +16,7 @@ from model_code.common.node.imds import Metadata
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 1.0
-_DRAIN_POLL_S = 5.0
+_DRAIN_POLL_S = 2.0
 _READY_S = 900.0
 _MAX_DOWN = 10  # polls that found the server's unit down: by then it is crashing in a loop
 _UNIT = "isomorph.service"
