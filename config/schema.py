@@ -143,3 +143,7 @@ class InnovationSettings(Section):
     def conflicts(self, environment: EnvironmentConfig) -> Iterator[tuple[str, str]]:
         """Yield (key, what is wrong) where these settings do not fit the environment."""
         yield from ()
+
+    def remarks(self, region: str) -> Iterator[str]:
+        """Yield what is allowed and yet likely to be a mistake, such as a size below its load."""
+        yield from ()

@@ -8,16 +8,16 @@ from typing import Any, Literal
 from model_code.common.architecture import Architecture
 from planner.caching import CacheFit, fit_cache
 from planner.catalogue import GIB, Instance, instances
+from planner.choosing import cheapest
 from planner.functions import FunctionFit, fit_function
 from planner.load import Load
 from planner.pricing import Cost, Service, machines
 from planner.ranking import layout_details, notes, rank, sold
 from planner.roofline import Demand
-from planner.serving import Layout, Misfit, fit
-from planner.sizing import fleet_size
+from planner.serving import Layout, Misfit
+from planner.sizing import MOST_OF_A_FLEET, fleet_size
 from planner.training import TrainingFit, fit_training
 
-MOST_OF_A_FLEET = 1000  # what an Auto Scaling group of ours may grow to
 Confidence = Literal["measured", "modelled", "bound"]
 
 
@@ -123,23 +123,19 @@ class Placer:
     def _serve(self, slug: str, service: str, kind: Service, families: tuple[str, ...]) -> None:
         refused = False
         for family in families:
-            best: tuple[Layout, Cost] | None = None
-            misfit: Misfit | None = None
-            for instance in self._offered(kind, (family,)):
-                found = sold(instance, self.region) or fit(self.demand, self.load, instance)
-                if isinstance(found, Misfit):
-                    misfit = found
-                    continue
-                cost = machines(
-                    instance, found.count, service=kind, region=self.region, today=self.today
-                )
-                if best is None or _cheaper((found, cost), best):
-                    best = (found, cost)
-            if best is not None:
-                self._serving(slug, service, *best)
+            found = cheapest(
+                self.demand,
+                self.load,
+                self._offered(kind, (family,)),
+                service=kind,
+                region=self.region,
+                today=self.today,
+            )
+            if isinstance(found, tuple):
+                self._serving(slug, service, *found)
                 return
-            if misfit is not None and not refused:
-                self._refuse(slug, f"{service} ({family})", misfit)  # the map's own choice
+            if found is not None and not refused:
+                self._refuse(slug, f"{service} ({family})", found)  # the map's own choice
                 refused = True
 
     def _serving(self, slug: str, service: str, layout: Layout, cost: Cost) -> None:
@@ -185,16 +181,7 @@ class Placer:
         if layout.instance.family != "c7i" or 2 * layout.count > MOST_OF_A_FLEET:
             return {}
         size = fleet_size(self.demand, self.load, layout)
-        return {
-            "model": self.architecture.name,
-            "instance_type": layout.instance.name,
-            "volume_gib": size.volume_gib,
-            "min_capacity": layout.count,
-            "max_capacity": 2 * layout.count,
-            "slots": size.slots,
-            "context": self.load.context,
-            "requests_in_flight_target": max(1, size.slots * 3 // 4),
-        }
+        return {"model": self.architecture.name, **size.settings()}
 
     def _train(self, slug: str, service: str, kind: Service, families: tuple[str, ...]) -> None:
         refused = False
@@ -329,12 +316,3 @@ class Placer:
                 settings={"model": self.architecture.name, "memory_mib": found.memory_mib},
             )
         )
-
-
-def _cheaper(a: tuple[Layout, Cost], b: tuple[Layout, Cost]) -> bool:
-    def order(pair: tuple[Layout, Cost]) -> tuple[bool, float, int, float]:
-        layout, cost = pair
-        usd = cost.usd_per_hour or cost.at_least_usd_per_hour
-        return usd is None, usd or 0.0, layout.count, layout.instance.memory_gib
-
-    return order(a) < order(b)

@@ -1,12 +1,14 @@
 """Sizes that stacks ask for. The same arithmetic as a plan's, so a template never disagrees."""
 
+import datetime
 import math
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from model_code.common.architecture import Architecture
 from planner.caching import CacheFit, fit_cache
-from planner.catalogue import GIB, instances
+from planner.catalogue import GIB, Instance, instances
+from planner.choosing import cheapest
 from planner.errors import PlanError
 from planner.functions import FunctionFit, fit_function
 from planner.load import Load
@@ -16,6 +18,7 @@ from planner.training import TrainingFit, fit_training
 
 Fit = TypeVar("Fit", CacheFit, FunctionFit, TrainingFit)
 
+MOST_OF_A_FLEET = 1000  # what an Auto Scaling group of ours may grow to
 SYSTEM_GIB = 20  # of a volume: the operating system, Python and the wheelhouse
 
 
@@ -25,42 +28,80 @@ class FleetSize:
 
     Args:
         slots: Sequences that one server takes at once.
+        most_slots: Sequences that its memory holds.
         instances: Servers for the load.
         volume_gib: Root volume of each.
+        context: Tokens of a sequence, prompt and answer.
         fits: Whether the load fits; with an instance type given, the size stands all the same.
         reasons: The arithmetic, one line each; when it does not fit, by how much and what would.
     """
 
     instance_type: str
     slots: int
+    most_slots: int
     instances: int
     volume_gib: int
+    context: int
     fits: bool
     reasons: tuple[str, ...]
 
+    def settings(self) -> dict[str, Any]:
+        """Return the keys of an environment's section: for the load, and to grow to twice of it.
 
-def gqa_fleet(architecture: Architecture, load: Load, instance: str) -> FleetSize:
-    """Return the size of a fleet of one instance type, with a server in each of its machines."""
-    known = instances()
-    if instance not in known:
-        family = [name for name in known if name.split(".")[0] == instance.split(".")[0]]
-        raise PlanError(
-            f"instance type {ascii(instance)[:40]} is not in the catalogue; "
-            f"allowed is {', '.join(family or sorted({n.split('.')[0] for n in known}))}"
-        )
+        Another machine is added when three quarters of the slots are taken.
+        """
+        return {
+            "instance_type": self.instance_type,
+            "volume_gib": self.volume_gib,
+            "min_capacity": self.instances,
+            "max_capacity": 2 * self.instances,
+            "slots": self.slots,
+            "context": self.context,
+            "requests_in_flight_target": max(1, self.slots * 3 // 4),
+        }
+
+
+def fleet(
+    architecture: Architecture, load: Load, *, family: str, region: str, instance: str | None = None
+) -> FleetSize:
+    """Return the size of a fleet with a server in each of its machines.
+
+    Args:
+        architecture: The model.
+        load: What is asked of it.
+        family: EC2 instance family, such as c7i: the cheapest of it in `region` is taken.
+        region: Where it is to stand.
+        instance: An instance type that is given. It stands even where the load does not fit.
+
+    Raises:
+        PlanError: An unknown type, or no type of the family carries the load.
+    """
     asked = load.of(architecture)
     demand = Demand(architecture, dtype=asked.dtype, kv_dtype=asked.kv_dtype, context=asked.context)
-    found = fit(demand, asked, known[instance])
-    if isinstance(found, Misfit):
-        return FleetSize(
-            instance_type=instance,
-            slots=1,
-            instances=1,
-            volume_gib=_volume(demand),
-            fits=False,
-            reasons=(f"does not fit: {found.reason}", f"what would: {found.remedy}"),
+    if instance is not None:
+        found: Layout | Misfit = fit(demand, asked, _known(instance))
+    else:
+        offered = [each for each in instances().values() if each.family == family]
+        best = cheapest(
+            demand, asked, offered, service="ec2", region=region, today=datetime.date.today()
         )
-    return fleet_size(demand, asked, found)
+        if best is None:
+            raise PlanError(f"family {ascii(family)[:40]} is not in the catalogue")
+        found = best[0] if isinstance(best, tuple) else best
+    if isinstance(found, Layout):
+        return fleet_size(demand, asked, found)
+    if instance is None:
+        raise PlanError(f"{found.instance}: {found.reason}; what would fit: {found.remedy}")
+    return FleetSize(
+        instance_type=instance,
+        slots=1,
+        most_slots=0,
+        instances=1,
+        volume_gib=_volume(demand),
+        context=asked.context,
+        fits=False,
+        reasons=(f"does not fit: {found.reason}", f"what would: {found.remedy}"),
+    )
 
 
 def fleet_size(demand: Demand, load: Load, layout: Layout) -> FleetSize:
@@ -69,8 +110,10 @@ def fleet_size(demand: Demand, load: Load, layout: Layout) -> FleetSize:
     return FleetSize(
         instance_type=layout.instance.name,
         slots=min(layout.slots, layout.batch),
+        most_slots=layout.slots,
         instances=layout.count,
         volume_gib=volume,
+        context=load.context,
         fits=True,
         reasons=(
             f"{layout.slots} sequences of {load.context:,} tokens fit beside "
@@ -81,6 +124,17 @@ def fleet_size(demand: Demand, load: Load, layout: Layout) -> FleetSize:
             f"{volume} GiB volume: {SYSTEM_GIB} system + 1.1 x weights",
         ),
     )
+
+
+def _known(instance: str) -> Instance:
+    known = instances()
+    if instance not in known:
+        family = [name for name in known if name.split(".")[0] == instance.split(".")[0]]
+        raise PlanError(
+            f"instance type {ascii(instance)[:40]} is not in the catalogue; "
+            f"allowed is {', '.join(family or sorted({n.split('.')[0] for n in known}))}"
+        )
+    return known[instance]
 
 
 def _volume(demand: Demand) -> int:
@@ -99,9 +153,7 @@ def window_function(architecture: Architecture, load: Load, region: str) -> Func
 
 def training_nodes(architecture: Architecture, load: Load, instance: str) -> TrainingFit:
     """Return the run that trains the model on one instance type."""
-    if instance not in instances():
-        raise PlanError(f"instance type {ascii(instance)[:40]} is not in the catalogue")
-    return _or_refuse(fit_training(architecture, load.of(architecture), instances()[instance]))
+    return _or_refuse(fit_training(architecture, load.of(architecture), _known(instance)))
 
 
 def _or_refuse(found: Fit | Misfit) -> Fit:

@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from aws_cdk import CfnOutput, Stack, Token
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from config import Amount, Count, EnvironmentConfig, InnovationSettings, ec2_instance_types, regions
 from constructs_lib import CodeAsset, DecodeFleet, Limits, Machines, Server, Weights, ZipAsset
+from planner.sizing import FleetSize
 from stacks.base import Base, weights_parameter
+from stacks.fleet_size import SIZED, LoadSettings, PlanError, planned, shortfalls
 from stacks.wheelhouse import HOST, ROOT, python_command, wheelhouse
 
 _CERTIFICATE = re.compile(r"arn:(aws[a-z-]*):acm:([a-z0-9-]+):(\d{12}):certificate/[0-9a-f-]{36}")
@@ -47,6 +49,14 @@ class FleetSettings(InnovationSettings):
     requests_in_flight_target: Count = Field(
         default=6, ge=1, description="requests in flight per node at which another is added"
     )
+    architecture: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$",
+        description="config in config/models that a load is planned with; left out, as model",
+    )
+    load: LoadSettings | None = Field(
+        default=None, description="what the fleet is for: sizes that are left out come from it"
+    )
     certificate_arn: str | None = Field(
         default=None, description="ACM certificate of the load balancer; only embedded has none"
     )
@@ -81,8 +91,51 @@ class FleetSettings(InnovationSettings):
             raise ValueError(f"got {target}; must be at most slots, which is {slots}")
         return target
 
+    def planned(self, region: str) -> FleetSize | None:
+        """Return the size that the load asks for, or None where no load is given.
+
+        Raises:
+            PlanError: No such model, a load that cannot be, or nothing of the family carries it.
+        """
+        if self.load is None or "load" not in self.model_fields_set:
+            return None
+        return planned(
+            self.load,
+            self._given(),
+            model=self.architecture or self.model,
+            family=self.FAMILY,
+            region=region,
+        )
+
+    def sized(self, region: str) -> Self:
+        """Return these settings with the sizes that are left out, as the load asks for them."""
+        size = self.planned(region)
+        if size is None:
+            return self
+        return type(self).model_validate({**self._set(), **size.settings(), **self._given()})
+
+    def remarks(self, region: str) -> Iterator[str]:
+        """Yield in which way sizes given here are below what the load given here needs."""
+        size = self.planned(region)
+        if size is not None:
+            yield from shortfalls(size, self._given())
+
+    def _set(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+    def _given(self) -> dict[str, Any]:
+        return {name: value for name, value in self._set().items() if name in SIZED}
+
     def conflicts(self, environment: EnvironmentConfig) -> Iterator[tuple[str, str]]:
         """Yield what is right for one environment and wrong for this one."""
+        try:
+            self.sized(environment.region)
+        except PlanError as error:
+            key = "architecture" if str(error).startswith("no model ") else "load"
+            yield key, str(error).removeprefix("load: ")
+        except ValidationError as error:  # a size that is given contradicts one that is planned
+            for each in error.errors():
+                yield str(each["loc"][0]), str(each["msg"]).removeprefix("Value error, ")
         embedded = environment.aws == "embedded"
         if self.python == HOST and not embedded:
             yield "python", "got 'host', which is only for aws: embedded; allowed here: '3.11'"
@@ -102,6 +155,10 @@ class FleetSettings(InnovationSettings):
 
 def decode_fleet(stack: Stack, slug: str, *, settings: FleetSettings, base: Base) -> DecodeFleet:
     """Return the fleet of an innovation with its weights, and put out what commands read of it."""
+    size, remarks = settings.planned(stack.region), settings.remarks(stack.region)
+    if size is not None:
+        CfnOutput(stack, "Size", value="; ".join([*size.reasons, *remarks]))
+    settings = settings.sized(stack.region)
     bucket, key = base.model_bucket(stack)
     weights = Weights(
         stack,

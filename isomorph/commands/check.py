@@ -14,9 +14,14 @@ def check(name: str, json_: bool) -> None:
     """Read config/ENV.yaml, refuse what is wrong in it, and say what it turns on."""
     from config import load_environments
     from stacks.map_data import INNOVATIONS
-    from stacks.registry import SETTINGS
+    from stacks.registry import SETTINGS, selected
 
     [config] = load_environments(name, settings=SETTINGS)
+    remarks = [
+        f"innovations.{deployable.innovation.slug}: {remark}"
+        for deployable, settings in selected(config)
+        for remark in settings.remarks(config.region)
+    ]
     rows: list[dict[str, Any]] = [
         {
             "innovation": innovation.slug,
@@ -28,7 +33,13 @@ def check(name: str, json_: bool) -> None:
     ]
     if json_:
         output.as_json(
-            {"environment": name, "region": config.region, "aws": config.aws, "innovations": rows}
+            {
+                "environment": name,
+                "region": config.region,
+                "aws": config.aws,
+                "innovations": rows,
+                "remarks": remarks,
+            }
         )
         return
     click.echo(
@@ -42,3 +53,5 @@ def check(name: str, json_: bool) -> None:
             for row in rows
         ],
     )
+    for remark in remarks:
+        click.echo(f"config/{name}.yaml: {remark}")

@@ -1,12 +1,30 @@
 import pytest
 
-from planner import Load, PlanError
-from planner.sizing import gqa_fleet, latent_cache, training_nodes, window_function
+from planner import Load, PlanError, plan
+from planner.sizing import FleetSize, fleet, latent_cache, training_nodes, window_function
 from tests.planner.common import model
 
 
+def c7i(name: str, load: Load, instance: str | None = None) -> FleetSize:
+    return fleet(model(name), load, family="c7i", region="us-east-1", instance=instance)
+
+
+def test_without_a_type_the_cheapest_of_the_family_is_taken() -> None:
+    found = c7i("llama-3-8b", Load(concurrent=4, dtype="int8"))
+    rows = {row.slug: row for row in plan("llama-3-8b", "concurrent=4,dtype=int8").placements}
+    assert found.settings() == {k: v for k, v in rows["gqa"].settings.items() if k != "model"}
+    assert found.fits
+
+
+def test_fails_when_nothing_of_the_family_carries_the_load() -> None:
+    with pytest.raises(PlanError, match=r"^c7i\.\S+: one sequence needs .*; what would fit: "):
+        c7i("llama-3.1-405b", Load())
+    with pytest.raises(PlanError, match="family 'm9z' is not in the catalogue"):
+        fleet(model("llama-3-8b"), Load(), family="m9z", region="us-east-1")
+
+
 def test_a_fleet_has_slots_servers_a_volume_and_reasons() -> None:
-    fleet = gqa_fleet(model("smollm2-135m"), Load(concurrent=32), "c7i.xlarge")
+    fleet = c7i("smollm2-135m", Load(concurrent=32), instance="c7i.xlarge")
     assert fleet.fits
     assert fleet.slots * fleet.instances >= 32
     assert fleet.volume_gib == 21  # 20 for the system, 1.1 x 0.25 GiB of weights
@@ -14,7 +32,7 @@ def test_a_fleet_has_slots_servers_a_volume_and_reasons() -> None:
 
 
 def test_an_explicit_type_that_does_not_fit_is_kept_and_told() -> None:
-    fleet = gqa_fleet(model("llama-3-8b"), Load(), "c7i.large")
+    fleet = c7i("llama-3-8b", Load(), instance="c7i.large")
     assert (fleet.instance_type, fleet.instances, fleet.fits) == ("c7i.large", 1, False)
     assert fleet.reasons[0].startswith("does not fit: one sequence needs")
     assert fleet.reasons[1].startswith("what would: ")
@@ -22,9 +40,9 @@ def test_an_explicit_type_that_does_not_fit_is_kept_and_told() -> None:
 
 def test_fails_when_the_type_is_not_in_the_catalogue() -> None:
     with pytest.raises(PlanError, match=r"'c7i\.huge' is not in the catalogue; allowed is c7i"):
-        gqa_fleet(model("llama-3-8b"), Load(), "c7i.huge")
+        c7i("llama-3-8b", Load(), instance="c7i.huge")
     with pytest.raises(PlanError, match=r"'t2\.micro' is not in the catalogue; allowed is c7i"):
-        gqa_fleet(model("llama-3-8b"), Load(), "t2.micro")
+        c7i("llama-3-8b", Load(), instance="t2.micro")
     with pytest.raises(PlanError, match=r"'t2\.micro' is not in the catalogue"):
         training_nodes(model("llama-3-8b"), Load(), "t2.micro")
 

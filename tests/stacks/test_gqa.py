@@ -1,5 +1,6 @@
 """Settings of grouped-query attention: each followed from YAML to the template."""
 
+import re
 from typing import Any
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from tests.cdk_app import literal, only, resources
 
 from config import ConfigError  # isort: skip
+from planner import plan  # isort: skip
+from stacks.fleet_size import SIZED  # isort: skip
 from stacks.gqa import GqaSettings  # isort: skip
 from tests.stacks.conftest import CERTIFICATE  # isort: skip
 
@@ -49,6 +52,11 @@ def target_value(template: dict) -> int:
     return policy["TargetTrackingConfiguration"]["TargetValue"]
 
 
+def size(template: dict) -> str:
+    """What the planner said; every size of its own is given here, so it only remarks."""
+    return str(template["Outputs"]["Size"]["Value"])
+
+
 def certificate(template: dict) -> str:
     listener = only(template, "AWS::ElasticLoadBalancingV2::Listener")
     return listener["Certificates"][0]["CertificateArn"]
@@ -72,6 +80,8 @@ TRACE = {
     "queue": (7, env_line("ISOMORPH_QUEUE"), "7"),
     "deadline_seconds": (90, env_line("ISOMORPH_DEADLINE_S"), "90"),
     "requests_in_flight_target": (5, target_value, 5),
+    "architecture": ("smollm2-135m", size, "beside 0.25 GiB of weights in bf16"),
+    "load": ({"concurrent": 300}, size, "for 300 sequences in flight"),
     "certificate_arn": (CERTIFICATE, certificate, CERTIFICATE),
     "alarm_latency_seconds": (3.5, threshold("Latency"), 3.5),
     "alarm_error_percent": (1, threshold("Errors"), 1),
@@ -90,7 +100,45 @@ def test_every_setting_is_followed():
 @pytest.mark.parametrize("name", TRACE)
 def test_setting_reaches_the_template(everything, name):
     _, read, expected = TRACE[name]
-    assert read(everything) == expected
+    found = read(everything)
+    assert expected in found if read is size else found == expected
+
+
+LOAD = {"architecture": "llama-3-8b", "load": {"concurrent": 4, "dtype": "int8"}}
+
+
+def test_sizes_that_are_left_out_come_from_the_load(synthesize):
+    """By the function that `isomorph plan --write` writes them with."""
+    template = synthesize(LOAD)["gqa"]
+    rows = plan("llama-3-8b", "concurrent=4,dtype=int8").placements
+    [planned] = [row.settings for row in rows if row.slug == "gqa"]
+    traced = {name: TRACE[name][1](template) for name in SIZED}
+    assert traced == {name: type(traced[name])(planned[name]) for name in SIZED}
+
+
+def test_a_size_that_is_given_wins_and_the_output_says_what_it_lacks(synthesize):
+    template = synthesize({**LOAD, "slots": 1, "requests_in_flight_target": 1, "max_capacity": 1})
+    assert TRACE["slots"][1](template["gqa"]) == "1"
+    assert "max_capacity 1 x slots 1 take 1 of 4 sequences" in size(template["gqa"])
+
+
+@pytest.mark.parametrize(
+    ("given", "remark"),
+    [
+        ({"instance_type": "c7i.large"}, "does not fit: one sequence needs"),
+        ({"volume_gib": 20}, r"volume_gib 20: the system and the weights take \d+"),
+        ({"context": 100, "load": {"context": 4096, "dtype": "int8"}},
+         r"context 100: the load's sequences have 4,096 tokens"),
+        ({"slots": 256, "context": 4096}, r"slots 256 of 4,096 tokens: \d+ fit the memory"),
+    ],
+)  # fmt: skip
+def test_a_size_below_its_load_is_remarked(given, remark):
+    settings = GqaSettings(**{"model": "m", "requests_in_flight_target": 1, **LOAD, **given})
+    assert re.search(remark, "\n".join(settings.remarks("us-east-1")))
+
+
+def test_without_a_load_there_is_nothing_to_remark():
+    assert list(GqaSettings(model="m", instance_type="c7i.large").remarks("us-east-1")) == []
 
 
 def test_every_setting_says_what_it_is():
@@ -110,6 +158,14 @@ def test_the_hosts_python_is_python3(synthesize):
         ({"instance_type": "c7i.tiny"}, "instance_type: got 'c7i.tiny'; allowed: c7i.12xlarge, "),
         ({"instance_type": "c7g.large"}, "instance_type: got 'c7g.large'; allowed: c7i.12xlarge,"),
         ({"instance_type": "c7i-flex.large"}, "instance_type: got 'c7i-flex.large'; allowed: c7i."),
+        ({"load": {}}, "architecture: no model 'tiny': not a folder, not a file, and not one of"),
+        ({"load": {"concurrent": 0}}, "load.concurrent: got 0; should be greater than or equal"),
+        ({"architecture": "llama-3.1-405b", "load": {}},
+         "load: c7i.48xlarge: one sequence needs"),
+        ({"architecture": "llama-3-8b", "load": {"context": 9000}},
+         "load: context is 9,000; llama-3-8b was made for 8,192 tokens"),
+        ({"architecture": "smollm2-135m", "load": {"concurrent": 2}, "requests_in_flight_target": 5},
+         "requests_in_flight_target: got 5; must be at most slots, which is 2"),
         ({"engine": "vllm"}, "engine: got 'vllm'; allowed: 'llama.cpp', 'native'"),
         ({"python": 3.11}, "python: got 3.11; allowed: 'host', '3.11'"),
         ({"python": "host"}, "python: got 'host', which is only for aws: embedded; allowed here"),
