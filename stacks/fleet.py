@@ -11,6 +11,7 @@ from config import Amount, Count, EnvironmentConfig, InnovationSettings, ec2_ins
 from constructs_lib import CodeAsset, DecodeFleet, Limits, Machines, Server, Weights, ZipAsset
 from planner.sizing import FleetSize
 from stacks.base import Base, weights_parameter
+from stacks.code import model_code_for
 from stacks.fleet_size import SIZED, LoadSettings, PlanError, planned, shortfalls
 from stacks.wheelhouse import HOST, ROOT, python_command, wheelhouse
 
@@ -183,7 +184,7 @@ def decode_fleet(stack: Stack, slug: str, *, settings: FleetSettings, base: Base
             stack,
             "Code",
             root=ROOT,
-            include=["model_code/__init__.py", "model_code/common", f"model_code/{slug}"],
+            include=model_code_for(slug),
         ),
         wheelhouse=ZipAsset(
             stack,
