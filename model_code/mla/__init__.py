@@ -1,1 +1,1 @@
-"""Multi-head latent attention: its store of latents, its server, a small model of its kind."""
+"""Multi-head latent attention."""
