@@ -149,13 +149,9 @@ class LatentStore:
 
     def _read(self, client: Client) -> None:
         while (flight := self._gets.get()) and not self._closing:
-            since, came = time.monotonic(), 0
+            since = time.monotonic()
             try:
-                while came < len(flight.digests):
-                    some = flight.digests[came : came + self._pipeline]
-                    before, came = came, came + self._fetch_some(client, some, flight.deadline)
-                    if came < before + len(some):
-                        break
+                self._fetch(client, flight)
                 self._reading.succeeded()
             except Exception as error:
                 self._failed(self._reading, "cannot be read", error)
@@ -164,6 +160,16 @@ class LatentStore:
             self._metrics.left_alone("read", self._reading.open)
             self._metrics.fetch_seconds.observe(time.monotonic() - since)
         client.close()
+
+    def _fetch(self, client: Client, flight: _Flight) -> None:
+        """Fetch a flight's blocks, some at a time, up to the first that is not in the store."""
+        wanted, came = flight.digests, 0
+        while came < len(wanted):
+            some = wanted[came : came + self._pipeline]
+            found = self._fetch_some(client, some, flight.deadline)
+            came += found
+            if found < len(some):
+                return
 
     def _fetch_some(self, client: Client, digests: Sequence[bytes], deadline: float) -> int:
         """Fetch blocks in one pipeline; returns how many of them, from the first on, came."""

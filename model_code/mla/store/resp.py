@@ -125,10 +125,8 @@ class Connection:
                 b"AUTH", credentials.username.encode(), credentials.password.encode(),
                 deadline=deadline,
             )  # fmt: skip
-        except ReplyError as error:
-            if error.code in _AUTH_CODES or error.code == "ERR":
-                raise AuthError(f"user {credentials.username!r} is refused: {error}") from error
-            raise
+        except (AuthError, ReplyError) as error:
+            raise AuthError(f"user {credentials.username!r} is refused: {error}") from error
 
     def _send_some(self, views: list[memoryview]) -> int:
         if isinstance(self._socket, ssl.SSLSocket):  # it has no sendmsg
