@@ -23,9 +23,9 @@ _FIRST_TOKENS = ("TimeToFirstTokenHitMs", "TimeToFirstTokenMissMs")
 class LatentMetrics:
     """Counts since the start in `registry`, and since the last `take` for CloudWatch."""
 
-    units: Mapping[str, str] = {name: unit for name, (unit, _, _) in _COUNTS.items()} | dict.fromkeys(
-        _FIRST_TOKENS, "Milliseconds"
-    )
+    units: Mapping[str, str] = {
+        name: unit for name, (unit, _, _) in _COUNTS.items()
+    } | dict.fromkeys(_FIRST_TOKENS, "Milliseconds")
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._lock = threading.Lock()

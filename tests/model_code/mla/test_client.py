@@ -25,9 +25,7 @@ PUTS = [Put(b"isomorph:latent:%d" % n, [os.urandom(64), os.urandom(5000)]) for n
 def read_back(client: Client, puts: list[Put] = PUTS) -> list[bool]:
     gets = {put.key: Get(put.key, memoryview(bytearray(5064))) for put in puts}
     found: dict[bytes, bool] = {}
-    client.get(
-        list(gets.values()), soon(), lambda get, there: found.__setitem__(get.key, there)
-    )
+    client.get(list(gets.values()), soon(), lambda get, there: found.__setitem__(get.key, there))
     for put in puts:
         assert not found[put.key] or gets[put.key].into == b"".join(put.value)
     return [found[put.key] for put in puts]
