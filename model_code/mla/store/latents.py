@@ -75,8 +75,9 @@ class LatentStore:
     def close(self) -> None:
         """Stop the threads; what is still queued is dropped."""
         self._closing = True
+        _drain(self._gets)
+        _drain(self._puts)
         for waiting in (*[self._gets] * _READERS, self._puts):
-            _drain(waiting)
             waiting.put(None)
         for thread in self._threads:
             thread.join(_JOIN_S)
