@@ -6,7 +6,7 @@ being read. So one decode step reads one slice of the cache, and nothing is gath
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
@@ -28,16 +28,42 @@ class Sequence:
     Args:
         limit: How many tokens to generate at most.
         ends: Tokens that end the answer.
+        digests: What a source of prefixes calls the prompt's blocks.
         cached: How many of its tokens have their keys and values in the cache.
+        reused: How many of these were not computed here.
     """
 
     prompt: list[int]
     limit: int
     sampler: Sampler
     ends: set[int]
+    digests: list[bytes] = field(default_factory=list)
     cached: int = 0
+    reused: int = 0
     generated: list[int] = field(default_factory=list)
     finish: Literal["stop", "length"] | None = None
+
+
+class PrefixSource(Protocol):
+    """Beginnings of prompts that were computed before. Its methods are quick, and never wait.
+
+    Args:
+        block: Tokens that are reused or computed as one; prompts are read in such chunks.
+    """
+
+    block: int
+
+    async def fetch(self, prompt: list[int]) -> list[bytes]:
+        """Get ready what there is of a prompt, and return its blocks' digests. This one may wait."""
+        ...
+
+    def load(self, sequence: Sequence, cache: KVCache, slot: int) -> int:
+        """Put what is ready into a slot that is empty; returns how many tokens it is."""
+        ...
+
+    def save(self, sequence: Sequence, cache: KVCache, slot: int) -> None:
+        """Take out what was computed up to `sequence.cached`, if that is whole blocks."""
+        ...
 
 
 class Batch:
@@ -53,6 +79,7 @@ class Batch:
         page_tokens: int | None = None, pages: int | None = None,
     ) -> None:  # fmt: skip
         self.slots, self.context = slots, context
+        self.prefixes: PrefixSource | None = None
         self._decoder = decoder
         self._cache = KVCache(
             decoder.architecture, slots=slots, context=context, dtype=decoder.dtype,
@@ -129,11 +156,16 @@ class Batch:
             return []
         slot = self._decoding
         sequence = self._sequences[slot]
-        end = (sequence.cached // PREFILL_CHUNK + 1) * PREFILL_CHUNK
+        if self.prefixes and not sequence.cached:
+            sequence.cached = sequence.reused = self.prefixes.load(sequence, self._cache, slot)
+        size = self.prefixes.block if self.prefixes else PREFILL_CHUNK
+        end = (sequence.cached // size + 1) * size
         chunk = sequence.prompt[sequence.cached : end]
         span = Span(slot, torch.tensor([sequence.cached]), len(chunk))
         states_1SD = self._decoder(torch.tensor([chunk]), self._cache, span)
         sequence.cached += len(chunk)
+        if self.prefixes:
+            self.prefixes.save(sequence, self._cache, slot)
         if sequence.cached < len(sequence.prompt):
             return []
         self._decoding += 1
