@@ -5,7 +5,7 @@ The hosted rotation needs a CloudFormation macro, and knows no users of ElastiCa
 
 from pathlib import Path
 
-from aws_cdk import ArnFormat, Duration, RemovalPolicy, Stack
+from aws_cdk import ArnFormat, RemovalPolicy, Stack
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
@@ -17,6 +17,7 @@ from constructs import Construct
 from constructs_lib.acknowledge import acknowledge_wildcards
 from constructs_lib.cache_access import CacheAccess
 from constructs_lib.closed_group import ClosedGroup
+from constructs_lib.code_asset import CodeAsset
 from constructs_lib.site import Site
 
 _CODE = Path(__file__).parent / "functions" / "rotate_cache_password"
@@ -71,19 +72,9 @@ class CacheRotation(Construct):
             retention=logs.RetentionDays.THREE_MONTHS,
             removal_policy=RemovalPolicy.DESTROY,
         )
-        function = lambda_.Function(
-            self,
-            "Function",
-            runtime=lambda_.Runtime.PYTHON_3_13,
-            architecture=lambda_.Architecture.ARM_64,
-            handler="index.handler",
-            code=lambda_.Code.from_asset(str(_CODE), exclude=["__pycache__"]),
-            timeout=Duration.minutes(10),
-            memory_size=256,
-            vpc=site.vpc,
-            vpc_subnets=ec2.SubnetSelection(subnets=site.vpc.private_subnets),
-            security_groups=[self.security_group],
+        function = self._function(
             role=self._role(access, key, group_id, log_group),
+            subnets=[subnet.subnet_id for subnet in site.vpc.private_subnets],
             log_group=log_group,
             environment={
                 "ISOMORPH_CACHE_USER": access.user.ref if access.user else "",
@@ -96,7 +87,7 @@ class CacheRotation(Construct):
             self,
             "MayCall",
             action="lambda:InvokeFunction",
-            function_name=function.function_arn,
+            function_name=function.attr_arn,
             principal="secretsmanager.amazonaws.com",
             source_account=Stack.of(self).account,
             source_arn=access.secret.secret_arn,
@@ -105,13 +96,41 @@ class CacheRotation(Construct):
             self,
             "Schedule",
             secret_id=access.secret.secret_arn,
-            rotation_lambda_arn=function.function_arn,
+            rotation_lambda_arn=function.attr_arn,
             rotation_rules=secretsmanager.CfnRotationSchedule.RotationRulesProperty(
                 automatically_after_days=days
             ),
             rotate_immediately_on_update=False,  # the first password is new as it is
         )
         schedule.add_resource_dependency(may_call)
+
+    def _function(
+        self,
+        *,
+        role: iam.Role,
+        subnets: list[str],
+        log_group: logs.LogGroup,
+        environment: dict[str, str],
+    ) -> lambda_.CfnFunction:
+        function = lambda_.CfnFunction
+        code = CodeAsset(self, "Code", root=_CODE, include=["index.py"])
+        return function(
+            self,
+            "Function",
+            description="rotates the password of the latent cache",
+            runtime=lambda_.Runtime.PYTHON_3_14.name,
+            architectures=["arm64"],
+            handler="index.handler",
+            code=function.CodeProperty(s3_bucket=code.bucket_name, s3_key=code.object_key),
+            timeout=600,
+            memory_size=256,
+            role=role.role_arn,
+            vpc_config=function.VpcConfigProperty(
+                subnet_ids=subnets, security_group_ids=[self.security_group.security_group_id]
+            ),
+            logging_config=function.LoggingConfigProperty(log_group=log_group.log_group_name),
+            environment=function.EnvironmentProperty(variables=environment),
+        )
 
     def _role(
         self, access: CacheAccess, key: kms.IKey, group_id: str, log_group: logs.ILogGroup

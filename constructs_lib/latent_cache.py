@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from aws_cdk import RemovalPolicy, Stack
+from aws_cdk import Acknowledgment, RemovalPolicy, Stack, Validations
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_elasticache as elasticache
 from aws_cdk import aws_kms as kms
@@ -193,6 +193,7 @@ class LatentCache(Construct):
                 self._log("EngineLog", "engine-log"),
             ],
         )
+        _acknowledge(group, users=access.group is not None, cluster=size.cluster)
         self.group_id = group.ref
         if size.cluster:
             return (
@@ -255,6 +256,17 @@ def _check(size: Nodes | Serverless, login: Login) -> None:
             f"{size.shards} shards without replicas cannot be: cluster mode has failover, which "
             f"takes a second node; use replicas 1 or more, or one shard"
         )
+
+
+def _acknowledge(group: elasticache.CfnReplicationGroup, *, users: bool, cluster: bool) -> None:
+    reasons = {}
+    if users:
+        reasons["AEC6"] = "a user group stands in for the token: its user may do less, and no other"
+    if not cluster:
+        reasons["AEC4"] = "one node was asked for: when it is gone, latents are computed again"
+    for rule, reason in reasons.items():
+        acknowledgment = Acknowledgment(id=f"AwsSolutions-{rule}", reason=reason)
+        Validations.of(group).acknowledge(acknowledgment)
 
 
 def _parameters(size: Nodes) -> dict[str, str]:

@@ -11,7 +11,7 @@ from constructs import Construct
 
 from constructs_lib.latent_cache import LatentCache
 
-_MINUTE = Duration.minutes(1)
+_MINUTE, _FIVE_MINUTES = Duration.minutes(1), Duration.minutes(5)
 _SERVER = "AWS/ElastiCache"
 
 
@@ -64,8 +64,11 @@ class LatentWatch(Construct):
         rate = cloudwatch.MathExpression(
             # Without a hundred lookups there is nothing to tell.
             expression="IF(hits + misses >= 100, 100 * hits / (hits + misses), 100)",
-            using_metrics={"hits": hits, "misses": misses},
-            period=Duration.minutes(5),
+            using_metrics={
+                "hits": hits.with_(period=_FIVE_MINUTES),
+                "misses": misses.with_(period=_FIVE_MINUTES),
+            },
+            period=_FIVE_MINUTES,
             label="hits, % of lookups",
         )
         errors = self._sum("LatentStoreErrors")
