@@ -87,7 +87,7 @@ class CacheRotation(Construct):
             self,
             "MayCall",
             action="lambda:InvokeFunction",
-            function_name=function.attr_arn,
+            function_name=function.ref,
             principal="secretsmanager.amazonaws.com",
             source_account=Stack.of(self).account,
             source_arn=access.secret.secret_arn,
