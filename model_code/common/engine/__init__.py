@@ -38,12 +38,17 @@ Finish = Literal["stop", "length"]
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Some more text, never part of a character. The last piece says why it is the last."""
+    """Some more text, never part of a character. The last piece says why it is the last.
+
+    Args:
+        cached_tokens: Tokens of the prompt that were not computed again; None where none can be.
+    """
 
     text: str
     prompt_tokens: int
     completion_tokens: int
     finish: Finish | None = None
+    cached_tokens: int | None = None
 
 
 class PromptTooLongError(Exception):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from model_code.common.batch import Batch, Sequence
+from model_code.common.batch import Batch, PrefixSource, Sequence
 from model_code.common.checkpoint import load_decoder, tensor_names
 from model_code.common.decoder import Decoder
 from model_code.common.engine import Generation, Piece, PromptTooLongError
@@ -52,6 +52,7 @@ class NativeEngine:
     ) -> None:  # fmt: skip
         self.slots, self.context, self.chat_template = slots, context, chat_template
         self.kv_bytes_per_token = decoder.architecture.kv_bytes_per_token(_KV_NAMES[decoder.dtype])
+        self.architecture, self.dtype = decoder.architecture, decoder.dtype
         self._tokenizer = tokenizer
         self._batch = Batch(decoder, slots=slots, context=context)
         self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -76,6 +77,10 @@ class NativeEngine:
             decoder, GGUFTokenizer(header), header.chat_template, slots=slots, context=context
         )
 
+    def reuse(self, prefixes: PrefixSource) -> None:
+        """Take beginnings of prompts from `prefixes`, and give new ones there."""
+        self._batch.prefixes = prefixes
+
     async def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:
         """Yield pieces as the thread makes them."""
         prompt = await asyncio.to_thread(self._tokenizer.encode, request.prompt)
@@ -90,6 +95,8 @@ class NativeEngine:
             ),
             ends=self._tokenizer.ends,
         )
+        if prefixes := self._batch.prefixes:
+            sequence.digests = await prefixes.fetch(prompt)
         job = _Job(sequence, self._tokenizer.stream(), asyncio.get_running_loop(), asyncio.Queue())
         self._inbox.put(job)
         try:
@@ -153,6 +160,7 @@ class NativeEngine:
                 prompt_tokens=len(sequence.prompt),
                 completion_tokens=len(sequence.generated),
                 finish=sequence.finish,
+                cached_tokens=sequence.reused if self._batch.prefixes else None,
             )
         )
 

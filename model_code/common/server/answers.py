@@ -55,13 +55,16 @@ class Answer:
         return {"index": 0, **content, "logprobs": None, "finish_reason": finish}
 
 
-def usage(last: Piece) -> dict[str, int]:
+def usage(last: Piece) -> dict[str, Any]:
     """Return the count of tokens, as OpenAI names them."""
-    return {
+    counts: dict[str, Any] = {
         "prompt_tokens": last.prompt_tokens,
         "completion_tokens": last.completion_tokens,
         "total_tokens": last.prompt_tokens + last.completion_tokens,
     }
+    if last.cached_tokens is not None:
+        counts["prompt_tokens_details"] = {"cached_tokens": last.cached_tokens}
+    return counts
 
 
 def error(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> bytes:

@@ -1,7 +1,8 @@
 """What the server counts: for Prometheus at /metrics, and for CloudWatch through `Window`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -55,11 +56,30 @@ class Window:
         return values
 
 
+class MoreMetrics(Protocol):
+    """What a target counts on top.
+
+    Args:
+        units: CloudWatch's unit of each metric that `take` may return.
+    """
+
+    units: Mapping[str, str]
+
+    def first_token(self, seconds: float, reused_tokens: int) -> None:
+        """Note how long a client waited for the first token."""
+        ...
+
+    def take(self) -> dict[str, list[float]]:
+        """Return each metric's values since the last call."""
+        ...
+
+
 class Metrics:
     """The server's figures. Call `level` whenever a request comes, starts or goes."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.more: MoreMetrics | None = None
         self.window = Window()
         self._rate = Window()
         self._rate_value = 0.0
@@ -115,8 +135,10 @@ class Metrics:
         self.waiting.set(admission.waiting)
         self.window.level(admission.in_flight, admission.waiting)
 
-    def wrote_first_token(self, seconds: float) -> None:
+    def wrote_first_token(self, seconds: float, reused_tokens: int | None = None) -> None:
         """Note how long a client waited for the first token."""
+        if self.more and reused_tokens is not None:
+            self.more.first_token(seconds, reused_tokens)
         self.first_token.observe(seconds)
         self.window.first_tokens.append(seconds)
 
@@ -125,6 +147,10 @@ class Metrics:
         self.tokens.labels("out").inc(tokens)
         self.window.tokens += tokens
         self._rate.tokens += tokens
+
+    def take(self) -> dict[str, list[float]]:
+        """Return each metric's values since the last call, by CloudWatch's name."""
+        return self.window.take() | (self.more.take() if self.more else {})
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""

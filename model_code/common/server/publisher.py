@@ -39,10 +39,11 @@ class Publisher:
 
     async def publish(self) -> None:
         """Put what happened since the last time, one datum per metric."""
+        units = {**_UNITS, **(self._metrics.more.units if self._metrics.more else {})}
         data = [
-            {"MetricName": name, "Dimensions": self._dimensions, "Unit": _UNITS[name],
+            {"MetricName": name, "Dimensions": self._dimensions, "Unit": units[name],
              "Values": values}
-            for name, values in self._metrics.window.take().items()
+            for name, values in self._metrics.take().items()
         ]  # fmt: skip
         try:
             await asyncio.to_thread(self._put, data)

@@ -7,8 +7,9 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 
@@ -16,6 +17,7 @@ from model_code.common.engine import Engine, load_engine
 from model_code.common.errors import SettingsError, UserError
 from model_code.common.server.app import build_app
 from model_code.common.server.logs import set_up_logs
+from model_code.common.server.metrics import Metrics
 from model_code.common.server.publisher import Publisher
 from model_code.common.server.service import Service
 from model_code.common.server.settings import Settings
@@ -27,13 +29,37 @@ _KEEP_ALIVE_S = 75
 _FLUSH_S = 2  # for the last bytes of answers, after all requests are done or cut
 
 
-def main(env: Mapping[str, str] = os.environ) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code."""
+class Extension(Protocol):
+    """What a target adds to the server."""
+
+    def count(self, metrics: Metrics) -> None:
+        """Add metrics; called before the first request."""
+        ...
+
+    def attach(self, engine: Engine, folder: Path) -> None:
+        """Add to an engine with the weights in `folder`; called before it serves."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything; called after the engine is closed."""
+        ...
+
+
+Extend = Callable[[Mapping[str, str], Settings], Extension | None]
+
+
+def main(env: Mapping[str, str] = os.environ, extend: Extend = lambda _, __: None) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code.
+
+    Args:
+        extend: Returns what a target adds, by its own variables of the environment.
+    """
     try:
         settings = Settings.from_environment(env)
+        extension = extend(env, settings)
         set_up_logs(settings.log_group)
         with _listen(settings) as listener:
-            asyncio.run(_Process(settings).run_until_stopped(listener))
+            asyncio.run(_Process(settings, extension).run_until_stopped(listener))
     except UserError as error:
         print(f"isomorph: {error}", file=sys.stderr)
         return 1
@@ -45,12 +71,14 @@ def main(env: Mapping[str, str] = os.environ) -> int:
 class _Process(uvicorn.Server):
     """uvicorn's server, but its first SIGTERM or SIGINT drains, and the second ends at once."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, extension: Extension | None) -> None:
+        self._settings, self._extension = settings, extension
         self._service = Service(
             model=settings.model, slots=settings.slots, queue=settings.queue,
             deadline_s=settings.deadline_s,
         )  # fmt: skip
+        if extension:
+            extension.count(self._service.metrics)
         self._stop = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         super().__init__(
@@ -82,6 +110,8 @@ class _Process(uvicorn.Server):
             await http
             if engine is not None:
                 await asyncio.to_thread(engine.close)
+            if self._extension:
+                await asyncio.to_thread(self._extension.close)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; called by signals."""
@@ -93,7 +123,10 @@ class _Process(uvicorn.Server):
     def _load(self) -> Engine:
         s = self._settings
         folder = fetch(s.weights, s.weights_sha256, s.state)
-        return load_engine(s.engine, folder, slots=s.slots, context=s.context, dtype=s.dtype)
+        engine = load_engine(s.engine, folder, slots=s.slots, context=s.context, dtype=s.dtype)
+        if self._extension:
+            self._extension.attach(engine, folder)
+        return engine
 
     async def _publish(self) -> None:
         s = self._settings

@@ -119,7 +119,7 @@ class Service:
                     trace.prompt_tokens = piece.prompt_tokens
                 if piece.completion_tokens and trace.first_token_s is None:
                     trace.first_token_s = time.monotonic() - trace.arrived
-                    self.metrics.wrote_first_token(trace.first_token_s)
+                    self.metrics.wrote_first_token(trace.first_token_s, piece.cached_tokens)
                 self.metrics.wrote(piece.completion_tokens - trace.completion_tokens)
                 trace.completion_tokens = piece.completion_tokens
                 now = trace.prompt_tokens + trace.completion_tokens

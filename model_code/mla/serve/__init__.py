@@ -1,0 +1,1 @@
+"""The server of the nodes with latent attention, which share what they computed of prompts."""
