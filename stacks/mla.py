@@ -7,7 +7,7 @@ from aws_cdk import CfnOutput, Stack
 from constructs import Construct
 from pydantic import Field, ValidationInfo, field_validator
 
-from config import Count, EnvironmentConfig
+from config import EnvironmentConfig
 from constructs_lib import CacheLimits, DataKey, LatentCache, LatentWatch
 from planner import PlanError
 from planner.cache_size import CacheSize
@@ -15,6 +15,8 @@ from stacks.base import Base
 from stacks.fleet import FleetSettings, decode_fleet
 from stacks.mla_cache import CacheSettings, LoadSettings, size_of
 from stacks.mla_clients import LatentClients
+
+_BLOCKS = (16, 32, 64, 128, 256)  # what the store takes: model_code/mla/store/settings.py
 
 
 class MlaSettings(FleetSettings):
@@ -31,8 +33,8 @@ class MlaSettings(FleetSettings):
         pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$",
         description="config in config/models that sizes the cache; left out, as model",
     )
-    block_tokens: Count = Field(
-        default=64, ge=8, le=4096, description="tokens of a value; divides context"
+    block_tokens: Literal[16, 32, 64, 128, 256] = Field(
+        default=64, description="tokens of a value; divides context"
     )
     tenant: str = Field(
         default="default",
@@ -47,11 +49,10 @@ class MlaSettings(FleetSettings):
     def _blocks_divide_the_context(cls, block: int, info: ValidationInfo) -> int:
         context = info.data.get("context", block)
         if context % block:
-            near = [size for size in range(8, 4097) if context % size == 0]
-            near.sort(key=lambda size: abs(size - block))
+            sizes = [str(size) for size in _BLOCKS if context % size == 0]
             raise ValueError(
-                f"got {block}, which does not divide context, {context}; "
-                f"allowed near it: {', '.join(map(str, sorted(near[:4]))) or 'none'}"
+                f"got {block}, which does not divide context, {context}; allowed with it: "
+                f"{', '.join(sizes) or 'none, so change context'}"
             )
         return block
 
