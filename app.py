@@ -1,6 +1,7 @@
 """Entry point of `cdk`. Synthesizes every environment, or the one named by `-c env=NAME`.
 
-`-c SLUG.KEY=VALUE`, such as `-c gqa.engine=native`, replaces one setting of the files.
+`-c slugs=gqa,mla` leaves out the other innovations of its file, with what they would have to have
+built. `-c SLUG.KEY=VALUE`, such as `-c gqa.engine=native`, replaces one setting of the files.
 """
 
 import re
@@ -11,7 +12,7 @@ from typing import Any
 import aws_cdk as cdk
 from cdk_nag import AwsSolutionsChecks
 
-from config import ConfigError, Override
+from config import ConfigError, EnvironmentConfig, Override
 from constructs_lib.rules import RULES, RulesPlugin
 from stacks.map_data import INNOVATIONS
 from stacks.registry import environments
@@ -27,11 +28,27 @@ def build(context: Mapping[str, Any] | None = None, wheelhouses: Path = FOLDER) 
         wheelhouses: Folder of the built wheels.
     """
     app = cdk.App(context=context)
-    only, overrides = read_context(app.node.get_all_context())
+    context = app.node.get_all_context()
+    only, overrides = read_context(context)
     for environment in environments(only, overrides):
-        ToolkitStage(app, environment, wheelhouses=wheelhouses)
+        ToolkitStage(app, _with(environment, context.get("slugs")), wheelhouses=wheelhouses)
     cdk.Validations.of(app).add_plugins(AwsSolutionsChecks(app, verbose=True), RulesPlugin(RULES))
     return app
+
+
+def _with(environment: EnvironmentConfig, slugs: str | None) -> EnvironmentConfig:
+    """Return the environment with these of its innovations, or with all."""
+    if slugs is None:
+        return environment
+    on = environment.innovations
+    for slug in slugs.split(","):
+        if slug not in on:
+            raise ConfigError(
+                f"-c slugs={slugs}: config/{environment.name}.yaml turns on no {slug!r}; "
+                f"allowed: {', '.join(on)}"
+            )
+    kept = {slug: section for slug, section in on.items() if slug in slugs.split(",")}
+    return environment.model_copy(update={"innovations": kept})
 
 
 def read_context(context: Mapping[str, Any]) -> tuple[str | None, tuple[Override, ...]]:
@@ -46,10 +63,10 @@ def read_context(context: Mapping[str, Any]) -> tuple[str | None, tuple[Override
                     f"-c {name}={value}: no innovation {slug!r}; allowed: {', '.join(known)}"
                 )
             overrides.append(Override(slug, key, str(value)))
-        elif name != "env" and re.fullmatch(r"[a-z_]+", name):
+        elif name not in ("env", "slugs") and re.fullmatch(r"[a-z_]+", name):
             raise ConfigError(
-                f"-c {name}={value}: unknown; allowed: env=NAME, or SLUG.KEY=VALUE such as "
-                f"gqa.engine=native"
+                f"-c {name}={value}: unknown; allowed: env=NAME, slugs=SLUG,SLUG, or "
+                f"SLUG.KEY=VALUE such as gqa.engine=native"
             )
     only = context.get("env")
     return (None if only is None else str(only)), tuple(overrides)

@@ -37,6 +37,7 @@ class ZipAsset(Construct):
             asset_hash=self.sha256,
             asset_hash_type=AssetHashType.CUSTOM,
         )
+        self.bucket_name, self.object_key = asset.s3_bucket_name, asset.s3_object_key
         self.url = f"s3://{asset.s3_bucket_name}/{asset.s3_object_key}"
         self.object_arn = asset.bucket.arn_for_objects(asset.s3_object_key)
 

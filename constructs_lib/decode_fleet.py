@@ -1,9 +1,11 @@
 """A fleet of EC2 nodes that decode, behind an internal load balancer."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 from aws_cdk import RemovalPolicy, Stack
 from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
@@ -33,6 +35,7 @@ class Server:
         context: Tokens that a request may have, its answer included.
         queue: Requests that may wait; one more is refused with 429.
         deadline_s: The longest that a request may take.
+        more: What this innovation's server is told besides, by the names of its variables.
     """
 
     environment: str
@@ -45,6 +48,12 @@ class Server:
     context: int
     queue: int
     deadline_s: int
+    more: Mapping[str, str] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, str | int]:
+        """Return the lines of fleet.env."""
+        common = {key: value for key, value in asdict(self).items() if key != "more"}
+        return {f"ISOMORPH_{key.upper()}": value for key, value in common.items()} | {**self.more}
 
 
 class DecodeFleet(Construct):
@@ -59,6 +68,7 @@ class DecodeFleet(Construct):
         code: The nodes' code, with its boot.sh.
         wheelhouse: The wheels that the code needs, for the nodes' Python.
         weights: What it serves. Until there are any, the fleet has no node.
+        statements: What its nodes may do besides.
         certificate_arn: Certificate for HTTPS. Left out, the load balancer speaks HTTP.
         retained: Keep logs, and protect the load balancer from deletion.
     """
@@ -76,12 +86,13 @@ class DecodeFleet(Construct):
         code: CodeAsset,
         wheelhouse: ZipAsset,
         weights: Weights,
+        statements: Sequence[iam.PolicyStatement] = (),
         certificate_arn: str | None = None,
         retained: bool,
     ) -> None:
         super().__init__(scope, construct_id)
         stack = Stack.of(self)
-        namespace = f"Isomorph/{slug}"
+        self.namespace = namespace = f"Isomorph/{slug}"
         self.log_group = logs.LogGroup(
             self,
             "Logs",
@@ -96,6 +107,7 @@ class DecodeFleet(Construct):
             weights=weights,
             metric_namespace=namespace,
             log_group=self.log_group,
+            statements=statements,
         )
         self.security_group = _node_security_group(self, site)
         self.door = FrontDoor(
@@ -120,7 +132,6 @@ class DecodeFleet(Construct):
             fleet=stack.stack_name,
             drain_seconds=server.deadline_s + 60,
         )
-        told = {f"ISOMORPH_{key.upper()}": value for key, value in asdict(server).items()}
         self.group.launch(
             role=self.role,
             security_group=self.security_group,
@@ -134,7 +145,7 @@ class DecodeFleet(Construct):
                 settings={
                     "ISOMORPH_SLUG": slug,
                     "ISOMORPH_FLEET": stack.stack_name,
-                    **told,
+                    **server.settings(),
                     "ISOMORPH_METRIC_NAMESPACE": namespace,
                     "ISOMORPH_LOG_GROUP": self.log_group.log_group_name,
                     "ISOMORPH_STACK": stack.stack_name,

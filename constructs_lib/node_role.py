@@ -31,6 +31,7 @@ class NodeRole(iam.Role):
         weights: What it serves.
         metric_namespace: The only namespace that it publishes metrics to.
         log_group: The only group that it writes to.
+        statements: What else its code does.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class NodeRole(iam.Role):
         weights: Weights,
         metric_namespace: str,
         log_group: logs.ILogGroup,
+        statements: Sequence[iam.PolicyStatement] = (),
     ) -> None:
         stack = Stack.of(scope)
         group = stack.format_arn(
@@ -52,7 +54,7 @@ class NodeRole(iam.Role):
             resource_name=f"*:autoScalingGroupName/{stack.stack_name}-*",
             arn_format=ArnFormat.COLON_RESOURCE_NAME,
         )
-        statements = [
+        every = [
             _allow(["s3:GetObject"], *object_arns),
             *weights.read_statements(),
             _allow(
@@ -67,12 +69,13 @@ class NodeRole(iam.Role):
             _allow(["cloudformation:SignalResource"], stack.stack_id),
             _allow(["autoscaling:CompleteLifecycleAction"], group),
             _allow(["autoscaling:DescribeAutoScalingInstances", *_SESSION], "*"),
+            *statements,
         ]
         super().__init__(
             scope,
             construct_id,
             assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"),
-            inline_policies={"Node": iam.PolicyDocument(statements=statements)},
+            inline_policies={"Node": iam.PolicyDocument(statements=every)},
         )
         acknowledge_wildcards(
             self,

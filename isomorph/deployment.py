@@ -1,7 +1,7 @@
 """Bringing an innovation up: wheels, weights, the CDK CLI, and the wait until it answers."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -35,22 +35,25 @@ def deploy(
     context: Mapping[str, str] | None = None,
 ) -> None:
     """Deploy one stack of an environment with the CDK CLI, and what it needs."""
+    alone = {} if slug == "foundation" else {"slugs": slug}
     cdk.deploy(
         [f"{environment.name}/{slug}"],
         assembly=assembly,
-        context={"env": environment.name, **(context or {})},
+        context={"env": environment.name, **alone, **(context or {})},
         environment=environment.variables,
         log=state() / "cdk.log",
     )
 
 
-def ensure_wheelhouses(config: EnvironmentConfig) -> list[Path]:
-    """Return the wheelhouses of an environment's fleets, building those that are missing."""
+def ensure_wheelhouses(
+    config: EnvironmentConfig, slugs: Collection[str] | None = None
+) -> list[Path]:
+    """Return the wheelhouses of an environment's fleets, or of some, building what is missing."""
     paths = []
     for deployable, settings in selected(config):
-        if not isinstance(settings, OnNodes):
-            continue
         slug = deployable.innovation.slug
+        if not isinstance(settings, OnNodes) or (slugs is not None and slug not in slugs):
+            continue
         engine, python = settings.engine, settings.python
         path = FOLDER / wheelhouse_name(slug, python, engine)
         if not path.is_file():
@@ -149,7 +152,7 @@ def ensure_engine(environment: Environment, slug: str, engine: str) -> None:
             f"innovations.{slug}.engine: {engine} in config/{environment.name}.yaml and deploy"
         )
     [config] = environments(environment.name, (Override(slug, "engine", engine),))
-    ensure_wheelhouses(config)
+    ensure_wheelhouses(config, [slug])
     with output.step(f"deploy {environment.name}/{slug} with the engine {engine}"):
         deploy(environment, slug, context={f"{slug}.engine": engine})
     with output.step(f"wait for {environment.name}/{slug}"):

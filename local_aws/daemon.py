@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from local_aws.caches.server import kill_leftovers as kill_servers
 from local_aws.errors import EmulatorError
 from local_aws.machines.machine import AWS_CLI, kill_leftovers
 from local_aws.processes import command, listener, port_is_free, started
@@ -205,4 +206,5 @@ def _remove_state(settings: Settings) -> None:
     if held and not set(_OURS) & set(held):
         raise EmulatorError(f"{folder} holds other files than the embedded AWS's: choose another")
     kill_leftovers(settings.instances_dir)
+    kill_servers(settings.caches_dir)
     shutil.rmtree(folder, ignore_errors=True)

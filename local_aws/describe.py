@@ -128,6 +128,23 @@ def _budget(clients: Clients, name: str, _: Properties) -> object:
     return clients("budgets").describe_budget(AccountId=account, BudgetName=name)["Budget"]
 
 
+def _elasticache(operation: str, argument: str, answer: str) -> See:
+    return lambda clients, name, _: getattr(clients("elasticache"), operation)(**{argument: name})[
+        answer
+    ]
+
+
+def _permission(clients: Clients, _: str, properties: Properties) -> object:
+    """Leave to call a function is a statement of its policy, whose id the template knows not."""
+    policy = clients("lambda").get_policy(FunctionName=properties["FunctionName"])["Policy"]
+    callers = [one["Principal"] for one in json.loads(policy)["Statement"]]
+    return {"Service": properties["Principal"]} in callers
+
+
+def _rotation(clients: Clients, secret: str, _: Properties) -> object:
+    return clients("secretsmanager").describe_secret(SecretId=secret).get("RotationEnabled")
+
+
 DESCRIBE: dict[str, See] = {
     "AWS::AutoScaling::AutoScalingGroup": _group,
     "AWS::AutoScaling::LifecycleHook": _hook,
@@ -165,6 +182,19 @@ DESCRIBE: dict[str, See] = {
     "AWS::ECR::Repository": lambda clients, name, _: clients("ecr").describe_repositories(
         repositoryNames=[name]
     )["repositories"],
+    "AWS::ElastiCache::ParameterGroup": _elasticache(
+        "describe_cache_parameter_groups", "CacheParameterGroupName", "CacheParameterGroups"
+    ),
+    "AWS::ElastiCache::ReplicationGroup": _elasticache(
+        "describe_replication_groups", "ReplicationGroupId", "ReplicationGroups"
+    ),
+    "AWS::ElastiCache::SubnetGroup": _elasticache(
+        "describe_cache_subnet_groups", "CacheSubnetGroupName", "CacheSubnetGroups"
+    ),
+    "AWS::ElastiCache::User": _elasticache("describe_users", "UserId", "Users"),
+    "AWS::ElastiCache::UserGroup": _elasticache(
+        "describe_user_groups", "UserGroupId", "UserGroups"
+    ),
     "AWS::ElasticLoadBalancingV2::Listener": lambda clients, name, _: clients(
         "elbv2"
     ).describe_listeners(ListenerArns=[name])["Listeners"],
@@ -182,6 +212,10 @@ DESCRIBE: dict[str, See] = {
     "AWS::IAM::Role": lambda clients, name, _: clients("iam").get_role(RoleName=name),
     "AWS::KMS::Alias": _alias,
     "AWS::KMS::Key": _key,
+    "AWS::Lambda::Function": lambda clients, name, _: clients("lambda").get_function(
+        FunctionName=name
+    ),
+    "AWS::Lambda::Permission": _permission,
     "AWS::Logs::LogGroup": _log_group,
     "AWS::S3::Bucket": lambda clients, name, _: clients("s3").head_bucket(Bucket=name),
     "AWS::S3::BucketPolicy": lambda clients, name, _: clients("s3").get_bucket_policy(
@@ -190,6 +224,10 @@ DESCRIBE: dict[str, See] = {
     "AWS::SNS::Subscription": _subscription,
     "AWS::SNS::Topic": lambda clients, name, _: clients("sns").get_topic_attributes(TopicArn=name),
     "AWS::SNS::TopicPolicy": _topic_policy,
+    "AWS::SecretsManager::RotationSchedule": _rotation,
+    "AWS::SecretsManager::Secret": lambda clients, name, _: (
+        "DeletedDate" not in clients("secretsmanager").describe_secret(SecretId=name)
+    ),
     "AWS::SSM::Parameter": lambda clients, name, _: clients("ssm").get_parameter(Name=name),
 }
 

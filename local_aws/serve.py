@@ -7,9 +7,11 @@ import shutil
 import signal
 import sys
 
+from local_aws.caches.server import kill_leftovers as kill_servers
 from local_aws.machines.machine import kill_leftovers
 from local_aws.settings import ACCOUNT, HOST, REGION, Settings
 
+TRUSTED = "SSL_CERT_FILE"  # what OpenSSL reads in place of the system's certificates
 # What the control plane reads when it is imported.
 _SETTINGS_OF_MINISTACK = {
     "BIND_HOST": HOST,
@@ -33,6 +35,7 @@ def serve(settings: Settings) -> None:
     from hypercorn.config import Config
 
     from local_aws.behind import put_moto_behind
+    from local_aws.caches.runner import Caches
     from local_aws.front import Front
     from local_aws.givens import give_s3_its_key, publish_images
     from local_aws.machines.autoscaling import AutoScalingApi, scopes
@@ -41,13 +44,22 @@ def serve(settings: Settings) -> None:
     from local_aws.resources import register_all
     from local_aws.resources.table import Aws
 
-    runner = Runner(endpoint=settings.endpoint, instances_dir=settings.instances_dir, scopes=scopes)
+    clear(settings)
+    caches = Caches(settings.caches_dir)
+    # What functions inherit, as machines are told: the caches' certificates are to be trusted.
+    os.environ[TRUSTED] = str(caches.trusted)
+    runner = Runner(
+        endpoint=settings.endpoint,
+        instances_dir=settings.instances_dir,
+        scopes=scopes,
+        environment={TRUSTED: str(caches.trusted)},
+    )
     AutoScalingApi(runner).install()
     LoadBalancing(runner).install()
     put_moto_behind()
     publish_images()
     give_s3_its_key()
-    register_all(Aws(settings.endpoint), runner)
+    register_all(Aws(settings.endpoint), runner, caches)
 
     config = Config()
     config.bind = [f"{HOST}:{settings.port}"]
@@ -61,7 +73,6 @@ def serve(settings: Settings) -> None:
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
         await hypercorn(Front(runner), config, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
 
-    clear(settings)
     runner.start()
     code = 0
     try:
@@ -71,6 +82,7 @@ def serve(settings: Settings) -> None:
         code = 1
     finally:
         runner.stop()
+        caches.stop()
         clear(settings)
         sys.stderr.flush()
         # A thread that waits for something in the control plane must not keep the process alive.
@@ -78,6 +90,8 @@ def serve(settings: Settings) -> None:
 
 
 def clear(settings: Settings) -> None:
-    """Remove all machines, also those of an embedded AWS that was killed here."""
+    """Remove all machines and caches, also those of an embedded AWS that was killed here."""
     kill_leftovers(settings.instances_dir)
-    shutil.rmtree(settings.instances_dir, ignore_errors=True)
+    kill_servers(settings.caches_dir)
+    for folder in (settings.instances_dir, settings.caches_dir):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -40,3 +40,8 @@ class Settings:
     def instances_dir(self) -> Path:
         """The folder with one folder for each machine."""
         return self.state_dir / "instances"
+
+    @property
+    def caches_dir(self) -> Path:
+        """The folder with the caches' servers and certificates."""
+        return self.state_dir / "caches"

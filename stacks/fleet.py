@@ -1,14 +1,15 @@
 """What every stack with a fleet of decoding nodes has: its settings, its weights, its outputs."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 from aws_cdk import CfnOutput, Stack, Token
+from aws_cdk import aws_iam as iam
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from config import Amount, Count, EnvironmentConfig, InnovationSettings, ec2_instance_types, regions
-from constructs_lib import CodeAsset, DecodeFleet, Limits, Machines, Server, Weights, ZipAsset
+from constructs_lib import CodeAsset, DecodeFleet, Limits, Machines, Server, Site, Weights, ZipAsset
 from planner.sizing import FleetSize
 from stacks.base import Base, weights_parameter
 from stacks.code import model_code_for
@@ -154,8 +155,27 @@ class FleetSettings(InnovationSettings):
             yield "certificate_arn", f"got {self.certificate_arn!r}; must be {wanted}"
 
 
-def decode_fleet(stack: Stack, slug: str, *, settings: FleetSettings, base: Base) -> DecodeFleet:
-    """Return the fleet of an innovation with its weights, and put out what commands read of it."""
+def decode_fleet(
+    stack: Stack,
+    slug: str,
+    *,
+    settings: FleetSettings,
+    base: Base,
+    site: Site | None = None,
+    more: Mapping[str, str] | None = None,
+    statements: Sequence[iam.PolicyStatement] = (),
+) -> DecodeFleet:
+    """Return the fleet of an innovation with its weights, and put out what commands read of it.
+
+    Args:
+        stack: What it becomes a part of.
+        slug: The innovation.
+        settings: Of the fleet.
+        base: The foundation.
+        site: Handles of the foundation inside of the stack, if it has made them already.
+        more: What the servers are told besides, by the names of their variables.
+        statements: What the nodes may do besides.
+    """
     size, remarks = settings.planned(stack.region), settings.remarks(stack.region)
     if size is not None:
         CfnOutput(stack, "Size", value="; ".join([*size.reasons, *remarks]))
@@ -173,8 +193,8 @@ def decode_fleet(stack: Stack, slug: str, *, settings: FleetSettings, base: Base
         stack,
         "DecodeFleet",
         slug=slug,
-        site=base.site(stack),
-        server=_server(settings, base.environment),
+        site=site or base.site(stack),
+        server=_server(settings, base.environment, more or {}),
         machines=_machines(settings),
         limits=Limits(
             latency_seconds=settings.alarm_latency_seconds,
@@ -192,6 +212,7 @@ def decode_fleet(stack: Stack, slug: str, *, settings: FleetSettings, base: Base
             path=wheelhouse(slug, settings.python, settings.engine, base.wheelhouses),
         ),
         weights=weights,
+        statements=statements,
         certificate_arn=settings.certificate_arn,
         retained=base.retained,
     )
@@ -211,7 +232,7 @@ def _put_out(
     CfnOutput(stack, "Weights", value=state)
 
 
-def _server(settings: FleetSettings, environment: str) -> Server:
+def _server(settings: FleetSettings, environment: str, more: Mapping[str, str]) -> Server:
     return Server(
         environment=environment,
         model=settings.model,
@@ -223,6 +244,7 @@ def _server(settings: FleetSettings, environment: str) -> Server:
         context=settings.context,
         queue=settings.queue,
         deadline_s=settings.deadline_seconds,
+        more=more,
     )
 
 

@@ -17,10 +17,11 @@ from config import (
     innovation_settings,
     load_environments,
 )
-from constructs_lib import DecodeFleet
+from constructs_lib import DecodeFleet, LatentCache
 from stacks.gqa import GqaSettings, GqaStack
 from stacks.innovation import Innovation
-from stacks.map_data import GQA, INNOVATIONS
+from stacks.map_data import GQA, INNOVATIONS, MLA
+from stacks.mla import MlaSettings, MlaStack
 
 # Called with scope, id, settings and base.
 StackClass = Callable[..., Stack]
@@ -44,6 +45,7 @@ class Deployable:
 
 
 DEPLOYABLE: tuple[Deployable, ...] = (
+    Deployable(MLA, MlaSettings, stacks={"mla": MlaStack}, constructs=(LatentCache, DecodeFleet)),
     Deployable(GQA, GqaSettings, stacks={"gqa": GqaStack}, constructs=(DecodeFleet,)),
 )
 

@@ -26,7 +26,7 @@ BOTH_CORES = ["-n", "2", "--dist", "loadfile"]
 PARTS: dict[str, list[str]] = {
     "format": [str(BIN / "ruff"), "format", "--check", "."],
     "lint": [str(BIN / "ruff"), "check", "."],
-    "types": [str(BIN / "mypy"), "--native-parser", "--num-workers", "2", *TYPED],
+    "types": [str(BIN / "mypy"), "--native-parser", *TYPED],
     "shell": ["bash", "-c", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck"],
     "wheelhouses": [sys.executable, "-m", "isomorph", "wheelhouses"],
     "unit": [*PYTEST, *BOTH_CORES, "-m", "not torch and not slow and not gates and not e2e"],

@@ -6,6 +6,10 @@ tests/constructs_lib/test_rules.py.
 
 from constructs_lib.rules import (
     archive_tiers,
+    cache_failover,
+    cache_keys,
+    cache_logins,
+    cache_transit,
     custom_resources,
     default_security_group,
     fixed_names,
@@ -25,6 +29,10 @@ from constructs_lib.rules.rule import Breach, Rule, Template
 
 RULES: tuple[Rule, ...] = (
     archive_tiers.RULE,
+    cache_failover.RULE,
+    cache_keys.RULE,
+    cache_logins.RULE,
+    cache_transit.RULE,
     custom_resources.RULE,
     default_security_group.RULE,
     fixed_names.RULE,

@@ -46,9 +46,13 @@ def diff(name: str, allow_replace: bool, json_: bool) -> None:
 
 def _synthesized(environment: environments.Environment) -> dict[str, Mapping[str, Any]]:
     """Return the templates that the checkout gives for an environment, by stack name."""
+    context = ["-c", f"env={environment.name}"]
+    if environment.embedded:  # what is not brought up here may have nothing built
+        there = [slug for slug in environment.stack_ids() if environment.describe(slug)]
+        context += ["-c", f"slugs={','.join(there)}"] if there else []
     with tempfile.TemporaryDirectory() as folder:
         cdk.run(
-            ["synth", "--quiet", "-c", f"env={environment.name}", "--output", folder],
+            ["synth", "--quiet", *context, "--output", folder],
             environment={"CDK_VALIDATION": "false"},
             log=state() / "cdk.log",
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from isomorph import cdk, output, samples
+from isomorph import cdk, output, samples, trained
 from isomorph.ask import ask
 from isomorph.environments import Environment, load
 from isomorph.errors import UserError
@@ -23,6 +23,8 @@ PROMPT = "The capital of France is"
 def up(slugs: tuple[str, ...], port: int, json_: bool) -> None:
     """Deploy what `local` turns on, or SLUG ..., to the embedded AWS, and ask each model.
 
+    What has to be trained first is brought up when it is named.
+
     Twice in a row, the second only renews what changed.
     """
     from isomorph import deployment
@@ -31,7 +33,7 @@ def up(slugs: tuple[str, ...], port: int, json_: bool) -> None:
     environment = load("local")
     chosen = _chosen(environment, slugs)
     start = time.monotonic()
-    deployment.ensure_wheelhouses(environment.config)
+    deployment.ensure_wheelhouses(environment.config, chosen)
     folders = {slug: _weights(environment, slug) for slug in chosen}
     prepared = time.monotonic()
 
@@ -40,7 +42,7 @@ def up(slugs: tuple[str, ...], port: int, json_: bool) -> None:
         if began:
             with output.step("start the embedded AWS") as notes:
                 notes.append(daemon.start(state(), port).endpoint)
-        assembly = _bootstrap_and_synthesize(environment)
+        assembly = _bootstrap_and_synthesize(environment, chosen)
         with output.step("cdk deploy local/foundation"):
             deployment.deploy(environment, "foundation", assembly=assembly)
         for slug in chosen:
@@ -77,14 +79,14 @@ def up(slugs: tuple[str, ...], port: int, json_: bool) -> None:
     output.say(f'up in {own:.0f} s; ask it more: .venv/bin/isomorph run {chosen[0]} "PROMPT"')
 
 
-def _bootstrap_and_synthesize(environment: Environment) -> Path:
+def _bootstrap_and_synthesize(environment: Environment, slugs: list[str]) -> Path:
     """Do both at once, since neither needs the other; return the folder with the templates."""
     assembly, config = state() / "cdk.out", environment.config
     with output.step("cdk bootstrap, cdk synth"), ThreadPoolExecutor(1) as thread:
         synthesis = thread.submit(
             cdk.synthesize,
             assembly,
-            context={"env": environment.name},
+            context={"env": environment.name, "slugs": ",".join(slugs)},
             environment=environment.variables,
             log=state() / "cdk-synth.log",
         )
@@ -112,15 +114,28 @@ def _chosen(environment: Environment, slugs: tuple[str, ...]) -> list[str]:
                 f"{slug!r} cannot be brought up: config/local.yaml turns on {', '.join(on)}; "
                 f"`isomorph list` shows what is real and what is planned"
             )
-    return [slug for slug in on if not slugs or slug in slugs]
+    if slugs:
+        return [slug for slug in on if slug in slugs]
+    models = {slug: environment.config.innovations[slug]["model"] for slug in on}
+    for slug in on:
+        if models[slug] in trained.TRAINED:
+            output.say(
+                f"{slug} is left out: {models[slug]} is trained on this machine first, with torch; "
+                f"bring it up with `isomorph up {slug}`"
+            )
+    return [slug for slug in on if models[slug] not in trained.TRAINED]
 
 
 def _weights(environment: Environment, slug: str) -> Path:
     """Return the folder with the weights of an innovation's model, downloaded if need be."""
     model = environment.config.innovations[slug]["model"]
     with output.step(f"weights of {model}") as notes:
-        folder, downloaded = samples.fetch(model)
-        notes.append("downloaded" if downloaded else "cached")
+        if model in trained.TRAINED:
+            folder, made = trained.fetch(model)
+            notes.append("trained" if made else "cached")
+        else:
+            folder, downloaded = samples.fetch(model)
+            notes.append("downloaded" if downloaded else "cached")
     return folder
 
 

@@ -6,7 +6,7 @@ runtime) go into packages beside this one.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,18 @@ class Runner:
         endpoint: Of the embedded AWS.
         instances_dir: Where the machines' folders are made.
         scopes: Tells in which accounts and regions there are groups.
+        environment: Variables of every machine.
     """
 
     def __init__(
-        self, *, endpoint: str, instances_dir: Path, scopes: Callable[[], Iterable[Scope]]
+        self,
+        *,
+        endpoint: str,
+        instances_dir: Path,
+        scopes: Callable[[], Iterable[Scope]],
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        self._environment = environment or {}
         self._endpoint = endpoint
         self._instances_dir = instances_dir
         self._scopes = scopes
@@ -111,6 +118,7 @@ class Runner:
             port=free_port(),
             user_data=launched.user_data,
             environment={
+                **self._environment,
                 "AWS_ENDPOINT_URL": self._endpoint,
                 "AWS_REGION": cloud.region,
                 "AWS_DEFAULT_REGION": cloud.region,

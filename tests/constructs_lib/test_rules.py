@@ -71,8 +71,37 @@ def lifecycle(storage: str) -> dict[str, Any]:
     return one("AWS::S3::Bucket", LifecycleConfiguration=rules)
 
 
+SECRET = "{{resolve:secretsmanager:arn:SecretString:password}}"
+GROUP, SERVERLESS = "AWS::ElastiCache::ReplicationGroup", "AWS::ElastiCache::ServerlessCache"
+
+
+def user(may: str, **mode: Any) -> dict[str, Any]:
+    return one("AWS::ElastiCache::User", AccessString=may, AuthenticationMode=mode)
+
+
 KEEPS = {
     "ArchiveTiers": [lifecycle("INTELLIGENT_TIERING")],
+    "CacheFailover": [
+        one(GROUP, AutomaticFailoverEnabled=True, MultiAZEnabled=True, ReplicasPerNodeGroup=1),
+        one(GROUP, AutomaticFailoverEnabled=True, NumCacheClusters=2),
+        one(GROUP, ReplicasPerNodeGroup=0),
+    ],
+    "CacheKeys": [
+        one(GROUP, AtRestEncryptionEnabled=True, KmsKeyId="arn"),
+        one(SERVERLESS, KmsKeyId="arn"),
+    ],
+    "CacheLogins": [
+        one(GROUP, UserGroupIds=["nodes"]),
+        one(GROUP, AuthToken={"Fn::Join": ["", [SECRET]]}),
+        one(SERVERLESS, UserGroupId="nodes"),
+        user("on ~* +get", Type="password", Passwords=[SECRET]),
+        user("off -@all", Type="no-password-required"),
+        user("on ~* +get", Type="iam"),
+    ],
+    "CacheTransit": [
+        one(GROUP, TransitEncryptionEnabled=True),
+        one(GROUP, TransitEncryptionEnabled=True, TransitEncryptionMode="required"),
+    ],
     "CustomResources": [one("AWS::S3::Bucket")],
     "DefaultSecurityGroup": [
         launch(SecurityGroupIds=[{"Fn::GetAtt": ["Own", "GroupId"]}]),
@@ -105,6 +134,7 @@ KEEPS = {
     "SilentAlarms": [one("AWS::CloudWatch::Alarm", AlarmActions=["arn"])],
     "UserDataSecrets": [
         launch(UserData={"Fn::Base64": 'token=$(ask "api/token")\nISOMORPH_SLOTS=8'}),
+        launch(UserData={"Fn::Join": ["", ["ISOMORPH_SECRET=", {"Ref": "LatentCacheSecret12"}]]}),
         launch(),
     ],
 }
@@ -113,6 +143,28 @@ BREAKS = {
     "ArchiveTiers": [
         lifecycle("GLACIER"),
         one("AWS::S3::Bucket", IntelligentTieringConfigurations=[{"Id": "a"}]),
+    ],
+    "CacheFailover": [
+        one(GROUP, AutomaticFailoverEnabled=True, ReplicasPerNodeGroup=0),
+        one(GROUP, AutomaticFailoverEnabled=True),
+        one(GROUP, MultiAZEnabled=True, NumCacheClusters=1),
+    ],
+    "CacheKeys": [
+        one(GROUP, AtRestEncryptionEnabled=True),
+        one(GROUP, KmsKeyId="arn"),
+        one(SERVERLESS),
+    ],
+    "CacheLogins": [
+        one(GROUP),
+        one(GROUP, AuthToken="hunter2hunter2hunter2"),
+        one(SERVERLESS),
+        user("on ~* +@all", Type="no-password-required"),
+        user("on ~* +get", Type="password", Passwords=["hunter2hunter2hunter2"]),
+    ],
+    "CacheTransit": [
+        one(GROUP),
+        one(GROUP, TransitEncryptionEnabled=False),
+        one(GROUP, TransitEncryptionEnabled=True, TransitEncryptionMode="preferred"),
     ],
     "CustomResources": [
         one("Custom::S3AutoDeleteObjects"),

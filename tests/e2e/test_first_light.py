@@ -107,7 +107,17 @@ def test_every_resource_of_the_templates_is_really_there(local: Environment, sta
 
 
 def test_a_second_deployment_changes_nothing(local: Environment) -> None:
-    done = cdk(local, "diff", "-c", "env=local", "--fail", "local/foundation", "local/gqa")
+    done = cdk(
+        local,
+        "diff",
+        "-c",
+        "env=local",
+        "-c",
+        "slugs=gqa",
+        "--fail",
+        "local/foundation",
+        "local/gqa",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

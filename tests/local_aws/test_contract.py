@@ -283,6 +283,6 @@ def test_nothing_listens_beyond_the_loopback_address(emulator: Emulator) -> None
 def test_deleting_the_stack_leaves_nothing(contract: Emulator) -> None:
     # The last test of the module: it takes away what the others look at.
     made = contract.resources(CONTRACT)
-    assert contract.delete(CONTRACT) == "DELETE_COMPLETE"
+    assert contract.delete(CONTRACT) == "DELETE_COMPLETE", contract.failure(CONTRACT)
     assert [one for one in made.values() if one.visible(contract.client)] == []
     assert contract.client("cloudwatch").describe_alarms()["MetricAlarms"] == []

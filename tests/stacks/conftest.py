@@ -1,3 +1,4 @@
+import itertools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,15 +25,17 @@ ENVIRONMENT: dict[str, Any] = {
     "budget": {"monthly_usd": 10, "email": "someone@example.com"},
 }
 GQA: dict[str, Any] = {"model": "tiny", "certificate_arn": CERTIFICATE}
+MLA: dict[str, Any] = {"model": "deepseek-v3", "certificate_arn": CERTIFICATE}
+ENGINES = {"gqa": ("llama.cpp", "native"), "mla": ("native",)}
 
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Wheelhouses with the right names and hardly anything in them."""
     folder = tmp_path_factory.mktemp("wheelhouses")
-    for python in ("host", "3.11"):
-        for engine in ("llama.cpp", "native"):
-            name = wheelhouse_name("gqa", python, engine)
+    for slug, engines in ENGINES.items():
+        for python, engine in itertools.product(("host", "3.11"), engines):
+            name = wheelhouse_name(slug, python, engine)
             with zipfile.ZipFile(folder / name, "w") as archive:
                 archive.writestr("wheel", name)
     return folder
@@ -42,8 +45,11 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def synthesize(wheels: Path) -> Callable[..., dict[str, dict[str, Any]]]:
     """Return a function from gqa's settings (None: off) and the environment's to templates."""
 
-    def templates(gqa: dict[str, Any] | None, **changes: Any) -> dict[str, dict[str, Any]]:
+    def templates(
+        gqa: dict[str, Any] | None, *, mla: dict[str, Any] | None = None, **changes: Any
+    ) -> dict[str, dict[str, Any]]:
         on = {} if gqa is None else {"gqa": {**GQA, **gqa}}
+        on |= {} if mla is None else {"mla": {**MLA, **mla}}
         environment = EnvironmentConfig(**{**ENVIRONMENT, "innovations": on, **changes})
         stage = ToolkitStage(new_app(), environment, wheelhouses=wheels)
         return {child.node.id: json_of(child) for child in stage.node.children}
@@ -54,4 +60,4 @@ def synthesize(wheels: Path) -> Callable[..., dict[str, dict[str, Any]]]:
 @pytest.fixture(scope="session")
 def templates(synthesize: Callable[..., Any]) -> dict[str, dict[str, Any]]:
     """The templates of an environment with everything on and nothing unusual."""
-    return dict(synthesize({"max_capacity": 2}))
+    return dict(synthesize({"max_capacity": 2}, mla={}))

@@ -50,7 +50,28 @@ def test_a_stack_deploys_after_the_foundation_and_needs_no_other(wheels):
         stack.stack_name: {ids[each.id] for each in stack.dependencies if each.id in ids}
         for stack in stacks
     }
-    assert needs == {"local-foundation": set(), "local-gqa": {"local-foundation"}}
+    assert needs == {
+        "local-foundation": set(),
+        "local-gqa": {"local-foundation"},
+        "local-mla": {"local-foundation"},
+    }
+
+
+def test_slugs_leave_out_the_other_innovations_and_their_wheels(wheels, tmp_path):
+    for path in wheels.glob("gqa-*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    app = build({**FLAGS, "env": "local", "slugs": "gqa"}, tmp_path)
+    stage = app.node.find_child("local")
+    assert {"foundation", "gqa"} <= {child.node.id for child in stage.node.children}
+    assert stage.node.try_find_child("mla") is None
+
+
+def test_fails_when_slugs_names_what_is_not_on(wheels):
+    with pytest.raises(ConfigError) as caught:
+        build({**FLAGS, "env": "local", "slugs": "gqa,moe"}, wheels)
+    assert str(caught.value).startswith(
+        "-c slugs=gqa,moe: config/local.yaml turns on no 'moe'; allowed: "
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,7 +96,8 @@ def test_context_is_read(context, expected):
     [
         (
             {"engine": "native"},
-            "-c engine=native: unknown; allowed: env=NAME, or SLUG.KEY=VALUE such as "
+            "-c engine=native: unknown; allowed: env=NAME, slugs=SLUG,SLUG, or "
+            "SLUG.KEY=VALUE such as "
             "gqa.engine=native",
         ),
         ({"gpa.engine": "native"}, "-c gpa.engine=native: no innovation 'gpa'; allowed: moe, mla,"),

@@ -1,0 +1,1 @@
+"""Code of Lambda functions that constructs deploy. It imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""Plays ElastiCache: a real Valkey server behind TLS for each shard of a replication group."""
