@@ -12,6 +12,7 @@ _SCRIPT = """\
 # Fetches this node's code and its wheels, checks both digests, and runs the code's own boot.sh.
 set -Eeuo pipefail
 export AWS_REGION="${{AWS_REGION:-{region}}}"
+export AWS_DEFAULT_REGION="$AWS_REGION" # what version 1 of the AWS CLI reads
 ROOT="${{ISOMORPH_ROOT:-}}"  # empty on EC2; elsewhere the folder that stands for the machine
 HOME_DIR="$ROOT/opt/isomorph"
 POINTER='{pointer}'

@@ -14,7 +14,7 @@ from constructs_lib.user_data import render_user_data
 
 POINTER = "s3://models/gqa/tiny/0123456789abcdef/#sha256=" + "ab" * 32
 AWS = """#!/bin/bash
-echo "$AWS_REGION $*" >> "$CALLS"
+echo "$AWS_DEFAULT_REGION $*" >> "$CALLS"
 [ "$1 $2" = "s3 cp" ] || exit 0
 [ -z "${BROKEN:-}" ] || { echo "fatal error: unreachable" >&2; exit 1; }
 cp "$BUCKET/${4##*/}" "$5"
