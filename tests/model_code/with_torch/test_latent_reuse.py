@@ -80,9 +80,7 @@ class Node:
         wait_until(lambda: self.count("stored_bytes") >= blocks * self.store.layout.value_bytes)
 
 
-def answer(
-    batch: Batch, prompt: list[int], digests: list[bytes]
-) -> tuple[list[torch.Tensor], int]:
+def answer(batch: Batch, prompt: list[int], digests: list[bytes]) -> tuple[list[torch.Tensor], int]:
     logits: list[torch.Tensor] = []
 
     def sampler(given: torch.Tensor) -> int:
