@@ -126,7 +126,9 @@ def test_the_secret_is_fetched_once_and_again_when_it_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("aws")
-@pytest.mark.parametrize("text", ["hunter2", "[]", '{"username": "u"}', '{"username": 1, "password": 2}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "text", ["hunter2", "[]", '{"username": "u"}', '{"username": 1, "password": 2}']
+)
 def test_a_secret_of_another_form_is_not_shown(text: str) -> None:
     import boto3
 

@@ -1,0 +1,37 @@
+"""Small models that are trained here, on a text that is here: no package ships their kind."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from isomorph.errors import UserError
+from isomorph.paths import CACHE, ROOT
+
+TRAINED = ("tiny-deepseek",)
+_MODULE = "model_code.mla.train_tiny"
+_NEEDED = ("torch", "tokenizers", "safetensors")
+
+
+def fetch(model: str) -> tuple[Path, bool]:
+    """Return the folder with the weights of a model, and whether they had to be trained.
+
+    Raises:
+        UserError: torch is not installed, or the training failed.
+    """
+    home = CACHE / "weights" / model
+    if (home / "model.safetensors").is_file():
+        return home, False
+    if missing := [name for name in _NEEDED if find_spec(name) is None]:
+        raise UserError(
+            f"{model} is trained here, which needs {', '.join(missing)}: run `make torch`"
+        )
+    command = [
+        *(sys.executable, "-m", _MODULE, "--out", str(home)),
+        *("--config", str(ROOT / "config" / "models" / f"{model}.json")),
+    ]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # noqa: S603  our own
+    if run.returncode:
+        said = (run.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise UserError(f"{model} could not be trained: {said}")
+    return home, True
