@@ -54,7 +54,7 @@ class PrefixSource(Protocol):
     block: int
 
     async def fetch(self, prompt: list[int]) -> list[bytes]:
-        """Get ready what there is of a prompt, and return its blocks' digests. This one may wait."""
+        """Get ready what there is of a prompt, and return its blocks' digests. May wait."""
         ...
 
     def load(self, sequence: Sequence, cache: KVCache, slot: int) -> int:
@@ -185,7 +185,7 @@ class Batch:
         return ready
 
     def _append(self, sequence: Sequence, logits_V: torch.Tensor) -> None:
-        token = sequence.sampler(logits_V)
+        token = sequence.sampler(logits_V, sequence.prompt + sequence.generated)
         sequence.generated.append(token)
         if token in sequence.ends:
             sequence.finish = "stop"

@@ -77,8 +77,9 @@ class LatentStore:
         self._closing = True
         _drain(self._gets)
         _drain(self._puts)
-        for waiting in (*[self._gets] * _READERS, self._puts):
-            waiting.put(None)
+        for _ in range(_READERS):
+            self._gets.put(None)
+        self._puts.put(None)
         for thread in self._threads:
             thread.join(_JOIN_S)
 
