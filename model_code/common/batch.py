@@ -10,11 +10,15 @@ from typing import Literal
 
 import torch
 
-from model_code.common.attention import KVCache, Span
+from model_code.common.cache import KVCache
 from model_code.common.decoder import Decoder
 from model_code.common.sampling import Sampler
+from model_code.common.span import Span
 
-PREFILL_CHUNK = 256  # tokens of a prompt between two decode steps, so that no one else stalls
+# Tokens of a prompt between two decode steps, so that no one else stalls. Chunks end at multiples
+# of it, wherever they begin: who puts the tokens before such a multiple into the cache from a store
+# gets the same numbers as who computes them.
+PREFILL_CHUNK = 256
 
 
 @dataclass(eq=False, kw_only=True)
@@ -67,6 +71,7 @@ class Batch:
             slot = self._move(self._decoding, slot)
         self._move(len(self._sequences) - 1, slot)
         self._sequences.pop()
+        self._cache.release(len(self._sequences))
 
     @torch.inference_mode()
     def step(self) -> Iterator[Sequence]:
@@ -85,7 +90,8 @@ class Batch:
             return []
         slot = self._decoding
         sequence = self._sequences[slot]
-        chunk = sequence.prompt[sequence.cached : sequence.cached + PREFILL_CHUNK]
+        end = (sequence.cached // PREFILL_CHUNK + 1) * PREFILL_CHUNK
+        chunk = sequence.prompt[sequence.cached : end]
         span = Span(slot, torch.tensor([sequence.cached]), len(chunk))
         states_1SD = self._decoder(torch.tensor([chunk]), self._cache, span)
         sequence.cached += len(chunk)
