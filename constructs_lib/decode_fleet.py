@@ -33,6 +33,7 @@ class Server:
         context: Tokens that a request may have, its answer included.
         queue: Requests that may wait; one more is refused with 429.
         deadline_s: The longest that a request may take.
+        quantization: What the native engine keeps its matrices in: none, int8 or int4.
     """
 
     environment: str
@@ -45,6 +46,7 @@ class Server:
     context: int
     queue: int
     deadline_s: int
+    quantization: str = "none"
 
 
 class DecodeFleet(Construct):

@@ -27,6 +27,9 @@ class GqaSettings(InnovationSettings):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="what native computes in; auto: bfloat16 where the CPU has it"
     )
+    quantization: Literal["none", "int8", "int4"] = Field(
+        default="none", description="what native keeps its matrices in; none: as dtype says"
+    )
     python: Literal["host", "3.11"] = Field(
         default="3.11", description="the nodes' Python; host: this machine's"
     )
@@ -158,6 +161,7 @@ def _server(settings: GqaSettings, environment: str) -> Server:
         model=settings.model,
         engine=settings.engine,
         dtype=settings.dtype,
+        quantization=settings.quantization,
         python=python_command(settings.python),
         port=settings.port,
         slots=settings.slots,

@@ -23,11 +23,11 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs, dtype=dtype)) if bias else None
         self.packed: Packed | None = None
 
-    def quantize(self, quantization: str) -> None:
+    def quantize(self, name: str, quantization: str) -> None:
         """Keep the weight in int8 or int4 from now on, and free its floats."""
-        assert self.weight is not None  # noqa: S101
-        self.packed = pack(self.weight, quantization)
-        self.weight = None
+        if name == "weight" and self.weight is not None:
+            self.packed = pack(self.weight, quantization)
+            self.weight = None
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., I] -> [..., O]."""
@@ -46,8 +46,8 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor
     sequences takes a quarter less. One row is a plain matrix times vector either way.
     """
     rows = x.numel() // x.shape[-1]
-    if x.dtype == torch.bfloat16 and _ours_is_faster(rows):
-        out_RO = kernels.multiply_bf16(x.reshape(rows, -1).float(), weight_OI).bfloat16()
+    if x.dtype == torch.bfloat16 and kernels.usable(x, weight_OI) and _ours_is_faster(rows):
+        out_RO = kernels.multiply(x.reshape(rows, -1).float(), (weight_OI,)).bfloat16()
     elif x.dtype != torch.float32 or rows == 1:
         return functional.linear(x, weight_OI, bias_O)
     else:
@@ -57,6 +57,4 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor
 
 
 def _ours_is_faster(bf16_rows: int) -> bool:
-    if kernels.loaded() is None:
-        return False
     return bf16_rows <= _FEW_ROWS or not torch.ops.mkldnn._is_mkldnn_bf16_supported()

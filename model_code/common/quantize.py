@@ -8,7 +8,7 @@ they are; a head, also one that is the embedding, is int8 in both.
 Shape letters: R rows, I inputs, O outputs, G groups of 32 inputs.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -38,6 +38,15 @@ class Packed(Protocol):
         ...
 
 
+@runtime_checkable
+class Quantizable(Protocol):
+    """A module that can keep some of its parameters in fewer bits."""
+
+    def quantize(self, name: str, quantization: str) -> None:
+        """Pack the parameter called `name`, if it is a matrix to pack, and free its floats."""
+        ...
+
+
 class Int8Weight:
     """int8 numbers [O, I] and a float32 scale for each output."""
 
@@ -51,17 +60,18 @@ class Int8Weight:
             scale_O1 = _scale(largest_O[rows, None], 127)
             self.numbers_OI[rows] = (block / scale_O1).round_().to(torch.int8)
         self.scale_O = _scale(largest_O, 127)
+        self.tensors = self.numbers_OI, self.scale_O
 
     @property
     def nbytes(self) -> int:
         """The memory that it takes."""
-        return self.numbers_OI.nbytes + self.scale_O.nbytes
+        return sum(tensor.nbytes for tensor in self.tensors)
 
     def __call__(self, x_RI: Tensor) -> Tensor:
         """[R, I] -> [R, O], in the dtype of x."""
         if _through_floats(len(x_RI)):
             return _multiply_dense(x_RI, self)
-        found = kernels.multiply_int8(x_RI.float(), self.numbers_OI, self.scale_O)
+        found = kernels.multiply(x_RI.float(), self.tensors)
         return found.to(x_RI.dtype)
 
     def dense(self, rows: slice) -> Tensor:
@@ -86,6 +96,7 @@ class Int4Weight:
         self.nibbles = torch.empty(outputs, inputs // 2, dtype=torch.uint8)
         for rows in _blocks(outputs):
             self._fill(rows, weight_OI[rows].float().unflatten(1, (-1, GROUP)))
+        self.tensors = self.nibbles, self.scales_OG2
 
     def _fill(self, rows: slice, block_OGI: Tensor) -> None:
         low, high = block_OGI.aminmax(dim=2)
@@ -99,13 +110,13 @@ class Int4Weight:
     @property
     def nbytes(self) -> int:
         """The memory that it takes."""
-        return self.nibbles.nbytes + self.scales_OG2.nbytes
+        return sum(tensor.nbytes for tensor in self.tensors)
 
     def __call__(self, x_RI: Tensor) -> Tensor:
         """[R, I] -> [R, O], in the dtype of x."""
         if _through_floats(len(x_RI)):
             return _multiply_dense(x_RI, self)
-        return kernels.multiply_int4(x_RI.float(), self.nibbles, self.scales_OG2).to(x_RI.dtype)
+        return kernels.multiply(x_RI.float(), self.tensors).to(x_RI.dtype)
 
     def numbers(self, rows: slice) -> Tensor:
         """Return the numbers of some outputs, from 0 to 15: [.., I] uint8."""
@@ -144,14 +155,19 @@ class StockInt4Weight:
 
 def pack(weight_OI: Tensor, quantization: str) -> Packed:
     """Return the weight in the wanted format; one that int4 cannot hold becomes int8."""
-    if quantization not in QUANTIZATIONS[1:]:
-        raise SettingsError(
-            f"ISOMORPH_QUANTIZATION is {quantization!r}; allowed: {', '.join(QUANTIZATIONS)}"
-        )
-    if quantization == "int4" and fits_int4(*weight_OI.shape):
+    if check_quantization(quantization) == "int4" and fits_int4(*weight_OI.shape):
         weight = Int4Weight(weight_OI)
         return weight if kernels.loaded() else StockInt4Weight(weight)
     return Int8Weight(weight_OI)
+
+
+def check_quantization(name: str) -> str:
+    """Return the name of a quantization, or refuse it."""
+    if name not in QUANTIZATIONS:
+        raise SettingsError(
+            f"ISOMORPH_QUANTIZATION is {name!r}; allowed: {', '.join(QUANTIZATIONS)}"
+        )
+    return name
 
 
 def fits_int4(outputs: int, inputs: int) -> bool:

@@ -18,7 +18,8 @@ class SparseWeight:
     """A matrix [O, I] with 4 of each 16 inputs, those of the largest magnitude."""
 
     def __init__(self, weight_OI: Tensor) -> None:
-        self.shape = outputs, inputs = (weight_OI.shape[0], weight_OI.shape[1])
+        self.shape = (weight_OI.shape[0], weight_OI.shape[1])
+        inputs = self.shape[1]
         if inputs % GROUP:
             raise ValueError(f"4:16 sparsity takes multiples of {GROUP} inputs, got {inputs}")
         groups_OGI = weight_OI.unflatten(1, (-1, GROUP))

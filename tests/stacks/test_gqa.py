@@ -58,6 +58,7 @@ TRACE = {
     "model": ("other-1b", env_line("ISOMORPH_MODEL"), "other-1b"),
     "engine": ("native", env_line("ISOMORPH_ENGINE"), "native"),
     "dtype": ("float32", env_line("ISOMORPH_DTYPE"), "float32"),
+    "quantization": ("int8", env_line("ISOMORPH_QUANTIZATION"), "int8"),
     "python": ("3.11", env_line("ISOMORPH_PYTHON"), "python3.11"),
     "instance_type": ("c7i.8xlarge", lambda found: data(found)["InstanceType"], "c7i.8xlarge"),
     "volume_gib": (55, volume, 55),

@@ -18,6 +18,7 @@ from model_code.common.errors import SettingsError, WeightsError
 from model_code.common.gguf_header import read_header
 from model_code.common.gguf_model import architecture_of, check_context, find_gguf
 from model_code.common.gguf_tensors import GGUFTensors
+from model_code.common.quantize import check_quantization
 from model_code.common.sampling import Sampler
 from model_code.common.tokenizer import GGUFTokenizer, TextStream
 
@@ -61,7 +62,9 @@ class NativeEngine:
         self._thread.start()
 
     @classmethod
-    def load(cls, folder: Path, *, slots: int, context: int, dtype: str) -> "NativeEngine":
+    def load(
+        cls, folder: Path, *, slots: int, context: int, dtype: str, quantization: str = "none"
+    ) -> "NativeEngine":
         """Load the GGUF file in `folder`."""
         path = find_gguf(folder)
         header = read_header(path)
@@ -70,8 +73,12 @@ class NativeEngine:
         if header.metadata.get(f"{architecture.family}.rope.scaling.type") not in (None, "none"):
             raise WeightsError(f"{path}: the native engine computes no scaled RoPE")
         tensors = GGUFTensors(header, architecture)
-        decoder = load_decoder(architecture, tensors, context=context, dtype=choose_dtype(dtype))
-        tensors.check_complete(tensor_names(decoder))
+        names = tensor_names(Decoder(architecture, context=context, dtype=torch.bfloat16))
+        tensors.check_complete(names)
+        decoder = load_decoder(
+            architecture, tensors, context=context, dtype=choose_dtype(dtype),
+            quantization=check_quantization(quantization),
+        )  # fmt: skip
         return cls(
             decoder, GGUFTokenizer(header), header.chat_template, slots=slots, context=context
         )

@@ -1,10 +1,14 @@
-"""Products with quantised weights, and experts: in C++ where a compiler is there, or in stock ops.
+"""Products with weights of few bits, and experts: in C++ where a compiler is there, or stock ops.
 
 Both ways give the same results: within 1e-5 of the largest in float32, and 1e-2 where the stock op
 takes bfloat16. `loaded()` says which one is in use; ISOMORPH_KERNELS=off turns ours off.
 
-Shape letters: R rows, I inputs, O outputs, G groups of 32 inputs, T tokens, K experts of a token,
-E experts, D model width, F inner width of an expert.
+A weight is a tuple: its numbers [O, I] in float32 or bfloat16; int8 numbers and a float32 scale for
+each output; or pairs of int4 numbers [O, I / 2] in uint8 and [O, G, 2] in bfloat16, the scale and
+offset of each group of 32 inputs. Byte j of a group holds inputs j and j + 16.
+
+Shape letters: R rows, I inputs, O outputs, G groups, T tokens, K experts of a token, E experts,
+D model width, F inner width of an expert.
 """
 
 import ctypes
@@ -19,14 +23,15 @@ from model_code.common.kernels.build import BuildError, load
 
 _LOG = logging.getLogger(__name__)
 GROUP = 32  # inputs that share a scale in int4
-_POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
+# torch 2.13's _weight_int8pack_mm reads beyond the end of rows that are no multiple of a register.
+_STOCK_WIDTH = 32
+_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3}  # as in kernels.cpp
+_POINTER, _INT64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _SIGNATURES = {
-    "isomorph_bf16": [_POINTER] * 3 + [_INT64] * 3 + [ctypes.c_int],
-    "isomorph_int8": [_POINTER] * 4 + [_INT64] * 3 + [ctypes.c_int],
-    "isomorph_int4": [_POINTER] * 4 + [_INT64] * 3 + [ctypes.c_int],
-    "isomorph_experts_f32": [_POINTER] * 6 + [_INT64] * 5 + [ctypes.c_int],
-    "isomorph_experts_bf16": [_POINTER] * 6 + [_INT64] * 5 + [ctypes.c_int],
+    "isomorph_multiply": [_INT, *[_POINTER] * 4, *[_INT64] * 3, _INT],
+    "isomorph_experts": [_INT, *[_POINTER] * 8, *[_INT64] * 5, _INT],
 }
+Weight = tuple[Tensor, ...]
 
 
 @functools.cache
@@ -45,58 +50,32 @@ def loaded() -> ctypes.CDLL | None:
     return library
 
 
-def multiply_bf16(x_RI: Tensor, weight_OI: Tensor) -> Tensor:
-    """[R, I] float32 times a bfloat16 weight -> [R, O] float32."""
-    _check(weight_OI, torch.bfloat16, (weight_OI.shape[0], x_RI.shape[-1]))
+def usable(*tensors: Tensor) -> bool:
+    """Whether our kernels can take these: on the CPU, without gradients, which they do not make."""
+    if torch.is_grad_enabled() and any(each.requires_grad for each in tensors):
+        return False
+    return all(each.device.type == "cpu" for each in tensors) and loaded() is not None
+
+
+def multiply(x_RI: Tensor, weight: Weight) -> Tensor:
+    """[R, I] float32 -> [R, O] float32. int4 only where our kernels are loaded.
+
+    Raises:
+        ValueError: Shapes, dtypes or layout are not those above.
+    """
+    x_RI = x_RI.contiguous()
+    rows, inputs = x_RI.shape
+    outputs = len(weight[0])
+    _check(x_RI, torch.float32, (rows, inputs))
+    _check_weight(weight, outputs, inputs)
     library = loaded()
     if library is None:
-        return functional.linear(x_RI.bfloat16(), weight_OI).float()
-    return _multiply(library.isomorph_bf16, x_RI, weight_OI, weight_OI.shape[0])
-
-
-def multiply_int8(x_RI: Tensor, weight_OI: Tensor, scale_O: Tensor) -> Tensor:
-    """[R, I] float32 times int8 numbers, each output times its scale -> [R, O] float32."""
-    outputs = weight_OI.shape[0]
-    _check(weight_OI, torch.int8, (outputs, x_RI.shape[-1]))
-    _check(scale_O, torch.float32, (outputs,))
-    library = loaded()
-    if library is None:  # in bfloat16: torch's op for float32 is fifty times slower
-        numbers = torch.ops.aten._weight_int8pack_mm(x_RI.bfloat16(), weight_OI, scale_O.bfloat16())
-        return numbers.float()
-    return _multiply(library.isomorph_int8, x_RI, weight_OI, outputs, scale_O)
-
-
-def multiply_int4(x_RI: Tensor, nibbles: Tensor, scales: Tensor) -> Tensor:
-    """[R, I] float32 times int4 numbers -> [R, O] float32. Only where our kernels are loaded.
-
-    Args:
-        x_RI: I is a multiple of 32.
-        nibbles: [O, I / 2] uint8; byte j of a group holds inputs j and j + 16.
-        scales: [O, G, 2] bfloat16: a number n stands for n * scale + offset.
-    """
-    inputs, outputs = x_RI.shape[-1], nibbles.shape[0]
-    _check(nibbles, torch.uint8, (outputs, inputs // 2))
-    _check(scales, torch.bfloat16, (outputs, inputs // GROUP, 2))
-    library = loaded()
-    if library is None or inputs % GROUP:
-        raise ValueError(f"int4 takes our kernels and a multiple of {GROUP} inputs, not {inputs}")
-    return _multiply(library.isomorph_int4, x_RI, nibbles, outputs, scales)
-
-
-def _multiply(
-    function: "ctypes._NamedFuncPointer", x_RI: Tensor, weight: Tensor, outputs: int, *more: Tensor
-) -> Tensor:
-    rows, inputs = x_RI.shape
-    x_RI = x_RI.contiguous()
-    _check(x_RI, torch.float32, (rows, inputs))
-    out_RO = torch.empty(rows, outputs)
-    places = [each.data_ptr() for each in (x_RI, weight, *more, out_RO)]
-    function(*places, rows, inputs, outputs, torch.get_num_threads())
-    return out_RO
+        return _multiply_in_torch(x_RI, weight)
+    return _multiply(library, x_RI, weight)
 
 
 def experts(
-    x_TD: Tensor, choices_TK: Tensor, shares_TK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
+    x_TD: Tensor, choices_TK: Tensor, shares_TK: Tensor, gate_up: Weight, down: Weight
 ) -> Tensor:
     """Return the sum of each token's experts (SwiGLU), weighted by their shares: [T, D] float32.
 
@@ -104,44 +83,98 @@ def experts(
         x_TD: float32.
         choices_TK: int64, each from 0 to E - 1.
         shares_TK: float32.
-        gate_up_E2FD: float32 or bfloat16: gate above value.
-        down_EDF: The same dtype.
+        gate_up: [E x 2F, D], gate above value.
+        down: [E x D, F], of the same kind.
+
+    Raises:
+        ValueError: Shapes, dtypes or layout are not these, or a choice is no expert.
     """
-    tokens, width = x_TD.shape
-    count, inner = gate_up_E2FD.shape[0], gate_up_E2FD.shape[1] // 2
-    chosen = choices_TK.shape[-1]
-    dtype = gate_up_E2FD.dtype
+    x_TD, choices_TK, shares_TK = (each.contiguous() for each in (x_TD, choices_TK, shares_TK))
+    (tokens, width), chosen = x_TD.shape, choices_TK.shape[-1]
+    count = len(down[0]) // width
+    inner = len(gate_up[0]) // max(2 * count, 1)
     _check(x_TD, torch.float32, (tokens, width))
     _check(choices_TK, torch.int64, (tokens, chosen))
     _check(shares_TK, torch.float32, (tokens, chosen))
-    _check(gate_up_E2FD, dtype, (count, 2 * inner, width))
-    _check(down_EDF, dtype, (count, width, inner))
+    _check_weight(gate_up, count * 2 * inner, width)
+    _check_weight(down, count * width, inner)
+    if gate_up[0].dtype != down[0].dtype:
+        raise ValueError(
+            f"experts are {gate_up[0].dtype} and {down[0].dtype}; one of them for both"
+        )
     if tokens and not 0 <= int(choices_TK.min()) <= int(choices_TK.max()) < count:
-        raise ValueError(f"an expert is chosen that is not among the {count}")
+        raise ValueError(f"an expert is chosen that is not one of 0 to {count - 1}")
     library = loaded()
-    if library is None or dtype not in (torch.float32, torch.bfloat16):
-        return _experts_in_torch(x_TD, choices_TK, shares_TK, gate_up_E2FD, down_EDF)
-    kind = "f32" if dtype == torch.float32 else "bf16"
+    if library is None:
+        return _experts_in_torch(x_TD, choices_TK, shares_TK, gate_up, down)
     out_TD = torch.empty(tokens, width)
-    tensors = (x_TD, choices_TK, shares_TK, gate_up_E2FD, down_EDF, out_TD)
-    getattr(library, f"isomorph_experts_{kind}")(
-        *(each.data_ptr() for each in tensors),
+    library.isomorph_experts(
+        _KINDS[down[0].dtype],
+        *(each.data_ptr() for each in (x_TD, choices_TK, shares_TK)),
+        *(*_pointers(gate_up), *_pointers(down), out_TD.data_ptr()),
         *(tokens, chosen, count, width, inner, torch.get_num_threads()),
     )
     return out_TD
 
 
+def _multiply(library: ctypes.CDLL, x_RI: Tensor, weight: Weight) -> Tensor:
+    (rows, inputs), outputs = x_RI.shape, len(weight[0])
+    out_RO = torch.empty(rows, outputs)
+    library.isomorph_multiply(
+        *(_KINDS[weight[0].dtype], x_RI.data_ptr(), *_pointers(weight), out_RO.data_ptr()),
+        *(rows, inputs, outputs, torch.get_num_threads()),
+    )
+    return out_RO
+
+
+def _pointers(weight: Weight) -> tuple[int, int | None]:
+    return weight[0].data_ptr(), weight[1].data_ptr() if len(weight) > 1 else None
+
+
+def _multiply_in_torch(x_RI: Tensor, weight: Weight) -> Tensor:
+    numbers, *scales = weight
+    if numbers.dtype == torch.uint8:
+        raise ValueError("int4 in this layout takes our kernels, which are not loaded here")
+    if numbers.dtype == torch.int8 and numbers.shape[1] % _STOCK_WIDTH:
+        return functional.linear(x_RI, numbers.float()) * scales[0]
+    if numbers.dtype == torch.int8:  # in bfloat16: torch's op for float32 is many times slower
+        stock = torch.ops.aten._weight_int8pack_mm
+        return stock(x_RI.bfloat16(), numbers, scales[0].bfloat16()).float()
+    return functional.linear(x_RI.to(numbers.dtype), numbers).float()
+
+
 def _experts_in_torch(
-    x_TD: Tensor, choices_TK: Tensor, shares_TK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
+    x_TD: Tensor, choices_TK: Tensor, shares_TK: Tensor, gate_up: Weight, down: Weight
 ) -> Tensor:
     out_TD = torch.zeros_like(x_TD)
+    width = x_TD.shape[1]
+    inner = len(gate_up[0]) // (len(down[0]) // width) // 2
     for expert in choices_TK.unique().tolist():
         token, rank = (choices_TK == expert).nonzero(as_tuple=True)
-        rows = functional.linear(x_TD[token].to(gate_up_E2FD.dtype), gate_up_E2FD[expert])
-        gate, value = rows.chunk(2, dim=-1)
-        found = functional.linear(functional.silu(gate) * value, down_EDF[expert]).float()
+        first, last = (
+            tuple(part[expert * rows : (expert + 1) * rows] for part in weight)
+            for weight, rows in ((gate_up, 2 * inner), (down, width))
+        )
+        gate, value = _multiply_in_torch(x_TD[token], first).chunk(2, dim=-1)
+        found = _multiply_in_torch(functional.silu(gate) * value, last)
         out_TD.index_add_(0, token, found * shares_TK[token, rank, None])
     return out_TD
+
+
+def _check_weight(weight: Weight, outputs: int, inputs: int) -> None:
+    numbers, *scales = weight
+    kind = numbers.dtype
+    if kind == torch.uint8:
+        if inputs % GROUP:
+            raise ValueError(f"int4 takes a multiple of {GROUP} inputs, got {inputs}")
+        _check(numbers, kind, (outputs, inputs // 2))
+        _check(scales[0], torch.bfloat16, (outputs, inputs // GROUP, 2))
+        return
+    if kind not in _KINDS:
+        raise ValueError(f"a weight is {kind}; allowed: {', '.join(map(str, _KINDS))}")
+    _check(numbers, kind, (outputs, inputs))
+    if kind == torch.int8:
+        _check(scales[0], torch.float32, (outputs,))
 
 
 def _check(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
@@ -157,15 +190,15 @@ def _check(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
 
 def _check_itself(library: ctypes.CDLL) -> None:
     """Compare with torch, once: a compiler's mistake must not become a wrong answer."""
-    x, weight = torch.linspace(-1, 1, 5 * 77).view(5, 77), torch.linspace(-3, 2, 7 * 77).view(7, 77)
-    numbers, scale = weight.mul(40).to(torch.int8), torch.linspace(0.1, 2, 7)
-    pairs = (
-        (
-            _multiply(library.isomorph_bf16, x, weight.bfloat16(), 7),
-            x @ weight.bfloat16().float().t(),
-        ),
-        (_multiply(library.isomorph_int8, x, numbers, 7, scale), x @ numbers.float().t() * scale),
-    )
-    for found, expected in pairs:
-        if not torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())):
+    x = torch.linspace(-1, 1, 5 * 77).view(5, 77)
+    dense = torch.linspace(-3, 2, 7 * 77).view(7, 77)
+    scale = torch.linspace(0.1, 2, 7)
+    small = dense.bfloat16(), dense.mul(40).to(torch.int8)
+    for weight, expected in (
+        ((dense,), x @ dense.t()),
+        ((small[0],), x @ small[0].float().t()),
+        ((small[1], scale), x @ small[1].float().t() * scale),
+    ):
+        found = _multiply(library, x, weight)
+        if not (found - expected).abs().max() < 1e-4 * expected.abs().max():
             raise BuildError("the compiled kernels do not agree with torch")

@@ -43,41 +43,39 @@ struct Plan {
 };
 
 // One expert for its tokens; writes each choice's result, weighted, to its row of `results`.
-template <typename Number>
-void run_expert(const float* x, const float* shares, const Number* gate_up, const Number* down,
+template <typename Weight>
+void run_expert(const float* x, const float* shares, const Weight& gate_up, const Weight& down,
                 const int64_t* choices, int64_t count, const Experts& of, float* results) {
   std::vector<float> rows(count * of.width), inner(count * 2 * of.inner), out(count * of.width);
   for (int64_t c = 0; c < count; ++c) {
     const float* row = x + choices[c] / of.chosen * of.width;
     std::copy(row, row + of.width, rows.data() + c * of.width);
   }
-  multiply(rows.data(), count, Dense<Number>{gate_up, nullptr, of.width}, 0, 2 * of.inner,
-           inner.data(), 2 * of.inner);
+  multiply(rows.data(), count, gate_up, 0, 2 * of.inner, inner.data(), 2 * of.inner);
   for (int64_t c = 0; c < count; ++c) {  // in place: row c of F begins where row c of 2F was read
     swiglu(inner.data() + c * 2 * of.inner, of.inner, inner.data() + c * of.inner);
   }
-  multiply(inner.data(), count, Dense<Number>{down, nullptr, of.inner}, 0, of.width, out.data(),
-           of.width);
+  multiply(inner.data(), count, down, 0, of.width, out.data(), of.width);
   for (int64_t c = 0; c < count; ++c) {
     float* to = results + choices[c] * of.width;
     for (int64_t d = 0; d < of.width; ++d) to[d] = shares[choices[c]] * out[c * of.width + d];
   }
 }
 
-template <typename Number>
+// `gate_up` is [E x 2F, D] and `down` [E x D, F]: the experts' weights one below the other.
+template <typename Weight>
 void run_experts(const float* x, const int64_t* choices, const float* shares,
-                 const Number* gate_up, const Number* down, float* out, const Experts& of,
+                 const Weight& gate_up, const Weight& down, float* out, const Experts& of,
                  int threads) {
   const Plan plan(choices, of);
   std::vector<float> results(of.tokens * of.chosen * of.width);
-  const int64_t size = of.width * of.inner;
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp for schedule(dynamic)
     for (int64_t e = 0; e < of.experts; ++e) {
       const int64_t count = plan.starts[e + 1] - plan.starts[e];
       if (count == 0) continue;
-      run_expert(x, shares, gate_up + e * 2 * size, down + e * size,
+      run_expert(x, shares, gate_up.from(e * 2 * of.inner), down.from(e * of.width),
                  plan.order.data() + plan.starts[e], count, of, results.data());
     }
     // A token's results are added in the order of its choices, so any number of threads agrees.

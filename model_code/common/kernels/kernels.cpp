@@ -22,39 +22,52 @@ void share_out(const float* x, const Weight& weight, float* out, int64_t rows, i
   }
 }
 
+// How the numbers of a weight are stored; model_code/common/kernels/__init__.py has the same list.
+enum Kind { FLOAT32, BFLOAT16, INT8, INT4 };
+
+// Calls `use` with a function that makes a weight of its pointers and width. `scales` may be null
+// but for int8 and int4.
+template <typename Use>
+void with_weights(int kind, Use use) {
+  const auto dense = [use](auto number) {
+    using Number = decltype(number);
+    use([](const void* numbers, const void* scales, int64_t inputs) {
+      return Dense<Number>{static_cast<const Number*>(numbers), static_cast<const float*>(scales),
+                           inputs};
+    });
+  };
+  switch (kind) {
+    case FLOAT32: return dense(float());
+    case BFLOAT16: return dense(BFloat16());
+    case INT8: return dense(int8_t());
+    case INT4:
+      return use([](const void* numbers, const void* scales, int64_t inputs) {
+        return Grouped{static_cast<const uint8_t*>(numbers), static_cast<const BFloat16*>(scales),
+                       inputs};
+      });
+  }
+}
+
 }  // namespace
 
 extern "C" {
 
-void isomorph_bf16(const float* x, const BFloat16* weight, float* out, int64_t rows,
-                   int64_t inputs, int64_t outputs, int threads) {
-  share_out(x, Dense<BFloat16>{weight, nullptr, inputs}, out, rows, outputs, threads);
+void isomorph_multiply(int kind, const float* x, const void* weight, const void* scales,
+                       float* out, int64_t rows, int64_t inputs, int64_t outputs, int threads) {
+  with_weights(kind, [=](auto make) {
+    share_out(x, make(weight, scales, inputs), out, rows, outputs, threads);
+  });
 }
 
-void isomorph_int8(const float* x, const int8_t* weight, const float* scale, float* out,
-                   int64_t rows, int64_t inputs, int64_t outputs, int threads) {
-  share_out(x, Dense<int8_t>{weight, scale, inputs}, out, rows, outputs, threads);
-}
-
-void isomorph_int4(const float* x, const uint8_t* weight, const BFloat16* scales, float* out,
-                   int64_t rows, int64_t inputs, int64_t outputs, int threads) {
-  share_out(x, Grouped{weight, scales, inputs}, out, rows, outputs, threads);
-}
-
-void isomorph_experts_f32(const float* x, const int64_t* choices, const float* shares,
-                          const float* gate_up, const float* down, float* out, int64_t tokens,
-                          int64_t chosen, int64_t experts, int64_t width, int64_t inner,
-                          int threads) {
-  run_experts(x, choices, shares, gate_up, down, out, {tokens, chosen, experts, width, inner},
-              threads);
-}
-
-void isomorph_experts_bf16(const float* x, const int64_t* choices, const float* shares,
-                           const BFloat16* gate_up, const BFloat16* down, float* out,
-                           int64_t tokens, int64_t chosen, int64_t experts, int64_t width,
-                           int64_t inner, int threads) {
-  run_experts(x, choices, shares, gate_up, down, out, {tokens, chosen, experts, width, inner},
-              threads);
+void isomorph_experts(int kind, const float* x, const int64_t* choices, const float* shares,
+                      const void* gate_up, const void* gate_up_scales, const void* down,
+                      const void* down_scales, float* out, int64_t tokens, int64_t chosen,
+                      int64_t experts, int64_t width, int64_t inner, int threads) {
+  with_weights(kind, [=](auto make) {
+    run_experts(x, choices, shares, make(gate_up, gate_up_scales, width),
+                make(down, down_scales, inner), out, {tokens, chosen, experts, width, inner},
+                threads);
+  });
 }
 
 }  // extern "C"

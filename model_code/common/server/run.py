@@ -93,7 +93,10 @@ class _Process(uvicorn.Server):
     def _load(self) -> Engine:
         s = self._settings
         folder = fetch(s.weights, s.weights_sha256, s.state)
-        return load_engine(s.engine, folder, slots=s.slots, context=s.context, dtype=s.dtype)
+        return load_engine(
+            s.engine, folder, slots=s.slots, context=s.context, dtype=s.dtype,
+            quantization=s.quantization,
+        )  # fmt: skip
 
     async def _publish(self) -> None:
         s = self._settings
