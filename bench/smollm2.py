@@ -24,7 +24,7 @@ def weights() -> Path:
 
 def text() -> str:
     """Return English prose that every Python has: its own reference."""
-    return "\n".join(topics[name] for name in ("classes", "exceptions", "execmodel", "objects"))
+    return "\n".join(topics[name] for name in sorted(topics))
 
 
 @contextmanager
