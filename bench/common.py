@@ -77,7 +77,7 @@ def _mixtures(dtype: torch.dtype) -> tuple[MixtureOfExperts, dict[str, Any]]:
     ours = MixtureOfExperts(_WIDTH, part, dtype).requires_grad_(False)
     theirs: dict[str, Any] = {}
     for way in ("eager", "grouped_mm"):
-        config = Qwen3MoeConfig(
+        config: Any = Qwen3MoeConfig(  # type: ignore[call-arg]
             hidden_size=_WIDTH, moe_intermediate_size=_INNER, num_experts=_EXPERTS,
             num_experts_per_tok=_VISITED, norm_topk_prob=True, experts_implementation=way,
         )  # fmt: skip
@@ -100,7 +100,7 @@ def latents(length: int = 16_384) -> Iterator[Row]:
 
     dtype = choose_dtype("auto")
     heads, rank, turned, plain, value, hidden = 16, 512, 64, 128, 128, 2048
-    config = DeepseekV3Config(
+    config: Any = DeepseekV3Config(  # type: ignore[call-arg]
         hidden_size=hidden, num_attention_heads=heads, num_key_value_heads=heads, q_lora_rank=None,
         kv_lora_rank=rank, qk_rope_head_dim=turned, qk_nope_head_dim=plain, v_head_dim=value,
         attn_implementation="sdpa",
@@ -119,8 +119,8 @@ def latents(length: int = 16_384) -> Iterator[Row]:
     span, x = Span(0, torch.tensor([length]), 1), torch.randn(1, 1, hidden, dtype=dtype)
     cache = DynamicCache()
     cache.update(
-        torch.randn(1, 1, length, rank, dtype=dtype), torch.randn(1, 1, length, turned, dtype=dtype),
-        0,
+        torch.randn(1, 1, length, rank, dtype=dtype),
+        torch.randn(1, 1, length, turned, dtype=dtype), 0,
     )  # fmt: skip
     angles = torch.ones(1, 1, turned, dtype=dtype), torch.zeros(1, 1, turned, dtype=dtype)
 
@@ -145,13 +145,13 @@ def grouped_queries() -> Iterator[Row]:
     for length in (4096, 16_384):
         query = torch.randn(1, 1, heads, width, dtype=dtype)
         keys, values = torch.randn(2, 1, kv_heads, length, width, dtype=dtype).unbind()
-        whole = torch.randn(2, 1, heads, length, width, dtype=dtype).unbind()
+        all_keys, all_values = torch.randn(2, 1, heads, length, width, dtype=dtype).unbind()
         mask = torch.ones(1, 1, length, dtype=torch.bool)
         turned = query.transpose(1, 2)
         took = interleaved(
             {
                 "ours": partial(grouped_attention, query, keys, values, mask, width**-0.5),
-                "all": partial(sdpa, turned, *whole),
+                "all": partial(sdpa, turned, all_keys, all_values),
                 "groups": partial(sdpa, turned, keys, values, enable_gqa=True),
             },
             rounds=7,
@@ -171,7 +171,7 @@ def matrices() -> Iterator[Row]:
     weights = []
     for layer in floats:
         assert layer.weight is not None  # noqa: S101
-        weights.append(layer.requires_grad_(False).weight.normal_(0, 0.02))
+        weights.append(layer.weight.requires_grad_(False).normal_(0, 0.02))
     x = [torch.randn(1, i) for i, _ in shapes]
     x_bf16 = [each.bfloat16() for each in x]
     took = {"bf16": _beside_reading(floats, x_bf16, 2.0, stock=weights)}

@@ -107,7 +107,7 @@ class KVCache:
         page_tokens: int | None = None, pages: int | None = None,
     ) -> None:  # fmt: skip
         self.slots, self.context, self.dtype = slots, context, dtype
-        self.table = page_tokens and PageTable(slots, context, page_tokens, pages)
+        self.table = PageTable(slots, context, page_tokens, pages) if page_tokens else None
         self.layers: list[LayerCache] = []
         for attention in (layer.attention for layer in architecture.layers):
             self.layers.append(self._layer(attention))

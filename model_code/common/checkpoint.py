@@ -34,8 +34,6 @@ def load_decoder(
         place = getattr(module, own_name)
         for source in sources(architecture, name, place):
             _fill(source, tensor(source.name))
-        if not place.sum(dtype=torch.float32).isfinite():  # one pass, and no mask in memory
-            raise WeightsError(f"{name} holds values that are not finite")
         if quantization != "none" and isinstance(module, Quantizable):
             module.quantize(own_name, quantization)
     return decoder
@@ -66,3 +64,5 @@ def _fill(source: Source, given: Tensor) -> None:
             f"{tuple(expected)}"
         )
     source.place.copy_(source.order.ours(given))
+    if not source.place.sum(dtype=torch.float32).isfinite():  # one pass, and no mask in memory
+        raise WeightsError(f"{source.name} holds values that are not finite")
