@@ -10,13 +10,16 @@ namespace {
 
 // Waking a thread costs as much as reading so many weights.
 constexpr int64_t WORTH_A_THREAD = 1 << 16;
+constexpr int PARTS_OF_A_THREAD = 4;
 
 template <typename Weight>
 void share_out(const float* x, const Weight& weight, float* out, int64_t rows, int64_t outputs,
                int threads) {
   const int64_t worth = rows * weight.inputs * outputs / WORTH_A_THREAD + 1;
-  const int parts = int(std::min<int64_t>(worth, threads));
-#pragma omp parallel for schedule(static) num_threads(parts)
+  const int useful = int(std::min<int64_t>(worth, threads));
+  // More parts than threads: one that the system interrupts leaves its share to the others.
+  const int parts = useful == 1 ? 1 : PARTS_OF_A_THREAD * useful;
+#pragma omp parallel for schedule(dynamic) num_threads(useful)
   for (int part = 0; part < parts; ++part) {
     multiply(x, rows, weight, outputs * part / parts, outputs * (part + 1) / parts, out, outputs);
   }
