@@ -35,6 +35,7 @@ class Server:
         context: Tokens that a request may have, its answer included.
         queue: Requests that may wait; one more is refused with 429.
         deadline_s: The longest that a request may take.
+        quantization: What the native engine keeps its matrices in: none, int8 or int4.
         more: What this innovation's server is told besides, by the names of its variables.
     """
 
@@ -48,6 +49,7 @@ class Server:
     context: int
     queue: int
     deadline_s: int
+    quantization: str = "none"
     more: Mapping[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, str | int]:

@@ -28,6 +28,9 @@ class FleetSettings(InnovationSettings):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="what native computes in; auto: bfloat16 where the CPU has it"
     )
+    quantization: Literal["none", "int8", "int4"] = Field(
+        default="none", description="what native keeps its matrices in; none: as dtype says"
+    )
     python: Literal["host", "3.11"] = Field(
         default="3.11", description="the nodes' Python; host: this machine's"
     )
@@ -238,6 +241,7 @@ def _server(settings: FleetSettings, environment: str, more: Mapping[str, str]) 
         model=settings.model,
         engine=settings.engine,
         dtype=settings.dtype,
+        quantization=settings.quantization,
         python=python_command(settings.python),
         port=settings.port,
         slots=settings.slots,

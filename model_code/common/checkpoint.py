@@ -8,6 +8,7 @@ from torch import Tensor
 from model_code.common.architecture import Architecture
 from model_code.common.decoder import Decoder
 from model_code.common.errors import WeightsError
+from model_code.common.quantize import Quantizable
 from model_code.common.tensor_names import Source, sources
 
 
@@ -17,15 +18,24 @@ def load_decoder(
     *,
     context: int,
     dtype: torch.dtype,
+    quantization: str = "none",
 ) -> Decoder:
     """Return the model, each tensor read once, straight into its place: never twice the memory.
+
+    With int8 or int4 a matrix is packed as soon as it is read, and its floats are given back: those
+    that wait for their numbers take no memory yet, since nothing has been written there.
 
     `tensor` returns the tensor with a name of Hugging Face's, in any dtype, or raises WeightsError.
     """
     decoder = Decoder(architecture, context=context, dtype=dtype).requires_grad_(False).eval()
-    for name, place in stored(decoder):
+    for name in [name for name, _ in stored(decoder)]:
+        owner, _, own_name = name.rpartition(".")
+        module = decoder.get_submodule(owner)
+        place = getattr(module, own_name)
         for source in sources(architecture, name, place):
             _fill(source, tensor(source.name))
+        if quantization != "none" and isinstance(module, Quantizable):
+            module.quantize(own_name, quantization)
     return decoder
 
 

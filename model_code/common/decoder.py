@@ -19,6 +19,7 @@ from model_code.common.errors import WeightsError
 from model_code.common.feed_forward import GatedFeedForward
 from model_code.common.linear import linear
 from model_code.common.norm import MakeNorm, PreNorm, RMSNorm
+from model_code.common.quantize import Int8Weight
 from model_code.common.rotary import Rotary
 from model_code.common.span import Span
 
@@ -59,11 +60,21 @@ class Decoder(nn.Module):
         self.head_VD = self.embedding_VD
         if not architecture.tied_embeddings:
             self.head_VD = nn.Parameter(torch.empty_like(self.embedding_VD))
+        self.packed_head: Int8Weight | None = None
+
+    def quantize(self, name: str, quantization: str) -> None:
+        """Keep the head in int8, in int4 too: its loss is what a head's reader sees first."""
+        tied = self.architecture.tied_embeddings
+        if name == ("embedding_VD" if tied else "head_VD"):
+            self.packed_head = Int8Weight(self.head_VD)
+            del self.head_VD
+            if tied:
+                del self.embedding_VD
 
     def forward(self, tokens_BS: Tensor, cache: KVCache, span: Span) -> Tensor:
         """Return the normed states [B, S, D] of new tokens, whose keys and values stay cached."""
         cache.reserve(span)
-        x_BSD = self.embedding_VD[tokens_BS]
+        x_BSD = self._embed(tokens_BS)
         if (scale := self.architecture.embedding_scale) != 1:
             x_BSD = x_BSD * torch.tensor(scale, dtype=self.dtype)  # Gemma rounds the factor, too
         for block, rotary, layer in zip(self.layers, self.rotaries, cache.layers, strict=True):
@@ -72,9 +83,18 @@ class Decoder(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """[..., D] -> [..., V] in float32."""
-        logits = linear(states, self.head_VD).float()
+        if self.packed_head is None:
+            logits = linear(states, self.head_VD).float()
+        else:
+            rows_RV = self.packed_head(states.reshape(-1, states.shape[-1]))
+            logits = rows_RV.float().view(*states.shape[:-1], -1)
         cap = self.architecture.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _embed(self, tokens_BS: Tensor) -> Tensor:
+        if self.packed_head is not None and self.architecture.tied_embeddings:
+            return self.packed_head.embed(tokens_BS).to(self.dtype)
+        return self.embedding_VD[tokens_BS]
 
     def _rotaries(self) -> list[Rotary]:
         """Return each layer's rotary embedding; layers with the same rules share one."""

@@ -26,7 +26,9 @@ class Model:
     chat_template: str | None
 
 
-def load_folder(folder: Path, *, context: int, dtype: torch.dtype) -> Model:
+def load_folder(
+    folder: Path, *, context: int, dtype: torch.dtype, quantization: str = "none"
+) -> Model:
     """Load what `folder` holds: a Hugging Face folder if it has a config.json, else a GGUF file.
 
     Raises:
@@ -34,37 +36,40 @@ def load_folder(folder: Path, *, context: int, dtype: torch.dtype) -> Model:
         WeightsError: Something is missing, damaged or of another model.
     """
     if (folder / "config.json").is_file():
-        return _from_safetensors(folder, context, dtype)
+        return _from_safetensors(folder, context, dtype, quantization)
     path = find_gguf(folder)
     header = read_header(path)
     architecture = architecture_of(header)
     check_context(context, architecture)
     tensors = GGUFTensors(header, architecture)
-    decoder = _filled(architecture, tensors, context, dtype)
+    decoder = _filled(architecture, tensors, context, dtype, quantization)
     return Model(
         decoder=decoder, tokenizer=GGUFTokenizer(header), chat_template=header.chat_template
     )
 
 
-def _from_safetensors(folder: Path, context: int, dtype: torch.dtype) -> Model:
+def _from_safetensors(folder: Path, context: int, dtype: torch.dtype, quantization: str) -> Model:
     try:
         architecture = read(folder)
     except ModelError as error:
         raise WeightsError(str(error)) from error
     check_context(context, architecture)
     tokenizer = FolderTokenizer(folder, architecture.vocabulary)  # before the gigabytes
-    decoder = _filled(architecture, SafetensorsFolder(folder, architecture), context, dtype)
+    tensors = SafetensorsFolder(folder, architecture)
+    decoder = _filled(architecture, tensors, context, dtype, quantization)
     return Model(decoder=decoder, tokenizer=tokenizer, chat_template=_chat_template(folder))
 
 
 def _filled(
     architecture: Architecture, tensors: GGUFTensors | SafetensorsFolder, context: int,
-    dtype: torch.dtype,
+    dtype: torch.dtype, quantization: str,
 ) -> Decoder:  # fmt: skip
     with torch.device("meta"):  # names only: what does not fit is said before anything is read
         skeleton = Decoder(architecture, context=1, dtype=dtype)
     tensors.check_complete(tensor_names(skeleton))
-    return load_decoder(architecture, tensors, context=context, dtype=dtype)
+    return load_decoder(
+        architecture, tensors, context=context, dtype=dtype, quantization=quantization
+    )
 
 
 def _chat_template(folder: Path) -> str | None:

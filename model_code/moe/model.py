@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model_code.common import kernels
 from model_code.common.feed_forward import GatedFeedForward, gated
 from model_code.common.layers import FeedForward
 from model_code.common.linear import linear
+from model_code.common.quantize import Int4Weight, Int8Weight
 
 
 class Router(nn.Module):
@@ -64,16 +66,33 @@ class Experts(nn.Module):
 
     def __init__(self, hidden: int, part: FeedForward, dtype: torch.dtype) -> None:
         super().__init__()
-        self.part = part
+        self.part, self._widths = part, (part.width, hidden)
         E, F = part.experts, part.width
         self.gate_up = nn.Parameter(torch.empty(E, 2 * F, hidden, dtype=dtype))
         self.down = nn.Parameter(torch.empty(E, hidden, F, dtype=dtype))
         biased = part.expert_bias
         self.gate_up_bias = nn.Parameter(torch.empty(E, 2 * F, dtype=dtype)) if biased else None
         self.down_bias = nn.Parameter(torch.empty(E, hidden, dtype=dtype)) if biased else None
+        plain = not biased and part.clamp is None and part.activation in ("silu", "swish")
+        self._in_one_kernel = plain
+        self._packed: dict[str, kernels.Weight] = {}
+
+    def quantize(self, name: str, quantization: str) -> None:
+        """Keep all experts in int8 or int4 from now on, and free their floats."""
+        if self._in_one_kernel and name in ("gate_up", "down"):
+            rows = getattr(self, name).flatten(0, 1)
+            whole = (
+                quantization == "int4"
+                and kernels.loaded()
+                and not any(w % kernels.GROUP for w in self._widths)
+            )
+            self._packed[name] = (Int4Weight(rows) if whole else Int8Weight(rows)).tensors
+            setattr(self, name, None)
 
     def forward(self, x_TD: Tensor, experts_TA: Tensor, weights_TA: Tensor) -> Tensor:
         """Return the weighted sum [T, D] of what each token's experts make of it."""
+        if self._packed or (self._in_one_kernel and kernels.usable(x_TD, self.down)):
+            return self._together(x_TD, experts_TA, weights_TA)
         active = experts_TA.shape[1]
         visits = experts_TA.flatten().sort(stable=True)
         tokens = visits.indices // active
@@ -88,6 +107,14 @@ class Experts(nn.Module):
                 out_TD.index_add_(0, rows, self._one(expert, x_TD[rows]) * weights[start:stop])
                 start = stop
         return out_TD
+
+    def _together(self, x_TD: Tensor, experts_TA: Tensor, weights_TA: Tensor) -> Tensor:
+        weights = [
+            self._packed.get(name) or (getattr(self, name).flatten(0, 1),)
+            for name in ("gate_up", "down")
+        ]
+        found_TD = kernels.experts(x_TD.float(), experts_TA, weights_TA.float(), *weights)
+        return found_TD.to(x_TD.dtype)
 
     def _one(self, expert: int, x_TD: Tensor) -> Tensor:
         """Return what one expert makes of some tokens."""

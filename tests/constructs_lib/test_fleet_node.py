@@ -46,6 +46,7 @@ def test_a_node_is_told_everything_that_its_server_reads(fleet):
         "ISOMORPH_PYTHON": "python3.11",
         "ISOMORPH_ENGINE": "llama.cpp",
         "ISOMORPH_DTYPE": "auto",
+        "ISOMORPH_QUANTIZATION": "none",
         "ISOMORPH_MODEL": "tiny",
         "ISOMORPH_PORT": "8080",
         "ISOMORPH_SLOTS": "8",

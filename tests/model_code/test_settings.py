@@ -35,6 +35,10 @@ def test_draining_takes_longer_than_any_request_unless_told_otherwise() -> None:
         ({"ISOMORPH_ENGINE": "vllm"}, "ISOMORPH_ENGINE is 'vllm'; allowed: llama.cpp, native"),
         ({"ISOMORPH_ENGINE": ""}, "ISOMORPH_ENGINE is missing"),
         ({"ISOMORPH_DTYPE": "int3"}, "ISOMORPH_DTYPE is 'int3'; allowed: auto, float32, bfloat16"),
+        (
+            {"ISOMORPH_QUANTIZATION": "int3"},
+            "ISOMORPH_QUANTIZATION is 'int3'; allowed: none, int8, int4",
+        ),
         ({"ISOMORPH_SLOTS": "0"}, "ISOMORPH_SLOTS is '0'; allowed: whole numbers from 1 to 256"),
         ({"ISOMORPH_SLOTS": "eight"}, "ISOMORPH_SLOTS is 'eight'"),
         ({"ISOMORPH_SLOTS": "²"}, "ISOMORPH_SLOTS is '²'"),

@@ -58,6 +58,7 @@ def size(template: dict) -> str:
 FLEET_TRACE: dict[str, tuple[Any, Any, Any]] = {
     "model": ("other-1b", env_line("ISOMORPH_MODEL"), "other-1b"),
     "dtype": ("float32", env_line("ISOMORPH_DTYPE"), "float32"),
+    "quantization": ("int8", env_line("ISOMORPH_QUANTIZATION"), "int8"),
     "python": ("3.11", env_line("ISOMORPH_PYTHON"), "python3.11"),
     "volume_gib": (55, volume, 55),
     "min_capacity": (2, lambda found: only(found, GROUP)["MinSize"]["Fn::If"][1], "2"),

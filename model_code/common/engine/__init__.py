@@ -89,14 +89,16 @@ class Engine(Protocol):
         ...
 
 
-def load_engine(name: str, folder: Path, *, slots: int, context: int, dtype: str) -> Engine:
+def load_engine(
+    name: str, folder: Path, *, slots: int, context: int, dtype: str, quantization: str = "none"
+) -> Engine:
     """Load the weights in `folder` into the engine called `name`.
 
     The engines import what they need when they are chosen: torch is never loaded for llama.cpp.
     """
     loaders: dict[str, Callable[[], Engine]] = {
         "llama.cpp": lambda: _llama_cpp(folder, slots, context),
-        "native": lambda: _native(folder, slots, context, dtype),
+        "native": lambda: _native(folder, slots, context, dtype, quantization),
     }
     if name not in loaders:
         raise SettingsError(f"ISOMORPH_ENGINE is {name!r}; allowed: {', '.join(ENGINES)}")
@@ -109,7 +111,9 @@ def _llama_cpp(folder: Path, slots: int, context: int) -> Engine:
     return LlamaCppEngine(folder, slots=slots, context=context)
 
 
-def _native(folder: Path, slots: int, context: int, dtype: str) -> Engine:
+def _native(folder: Path, slots: int, context: int, dtype: str, quantization: str) -> Engine:
     from model_code.common.engine.native import NativeEngine
 
-    return NativeEngine.load(folder, slots=slots, context=context, dtype=dtype)
+    return NativeEngine.load(
+        folder, slots=slots, context=context, dtype=dtype, quantization=quantization
+    )

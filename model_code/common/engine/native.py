@@ -15,6 +15,7 @@ from model_code.common.decoder import Decoder
 from model_code.common.engine import Generation, Piece, PromptTooLongError
 from model_code.common.errors import SettingsError
 from model_code.common.model_folder import load_folder
+from model_code.common.quantize import check_quantization
 from model_code.common.sampling import Sampler
 from model_code.common.tokenizer import TextStream, TextTokenizer
 
@@ -59,9 +60,14 @@ class NativeEngine:
         self._thread.start()
 
     @classmethod
-    def load(cls, folder: Path, *, slots: int, context: int, dtype: str) -> "NativeEngine":
+    def load(
+        cls, folder: Path, *, slots: int, context: int, dtype: str, quantization: str = "none"
+    ) -> "NativeEngine":
         """Load the GGUF file, or the safetensors files, in `folder`."""
-        model = load_folder(folder, context=context, dtype=choose_dtype(dtype))
+        model = load_folder(
+            folder, context=context, dtype=choose_dtype(dtype),
+            quantization=check_quantization(quantization),
+        )  # fmt: skip
         return cls(
             model.decoder, model.tokenizer, model.chat_template, slots=slots, context=context
         )

@@ -124,7 +124,10 @@ class _Process(uvicorn.Server):
     def _load(self) -> Engine:
         s = self._settings
         folder = fetch(s.weights, s.weights_sha256, s.state)
-        engine = load_engine(s.engine, folder, slots=s.slots, context=s.context, dtype=s.dtype)
+        engine = load_engine(
+            s.engine, folder, slots=s.slots, context=s.context, dtype=s.dtype,
+            quantization=s.quantization,
+        )  # fmt: skip
         if self._extension:
             self._extension.attach(engine, folder)
         return engine

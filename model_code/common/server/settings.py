@@ -8,6 +8,7 @@ from model_code.common.engine import ENGINES
 from model_code.common.errors import SettingsError
 
 DTYPES = ("auto", "float32", "bfloat16")
+QUANTIZATIONS = ("none", "int8", "int4")
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104  a node's security group decides
 
 
@@ -21,6 +22,7 @@ class Settings:
         state: Where fetched weights are kept.
         drain_s: How long running requests may take after SIGTERM.
         dtype: What the native engine computes in; auto takes bfloat16 where the CPU has it.
+        quantization: What the native engine keeps its matrices in; llama.cpp has the file's bits.
     """
 
     model: str
@@ -36,6 +38,7 @@ class Settings:
     deadline_s: float
     drain_s: float
     dtype: str
+    quantization: str
     fleet: str
     metric_namespace: str
     log_group: str
@@ -68,6 +71,7 @@ class Settings:
             deadline_s=deadline,
             drain_s=_whole(env, "ISOMORPH_DRAIN_S", 1, 3600, deadline + 5),
             dtype=_choice(env, "ISOMORPH_DTYPE", DTYPES, DTYPES[0]),
+            quantization=_choice(env, "ISOMORPH_QUANTIZATION", QUANTIZATIONS, QUANTIZATIONS[0]),
             fleet=env.get("ISOMORPH_FLEET", ""),
             metric_namespace=env.get("ISOMORPH_METRIC_NAMESPACE", ""),
             log_group=env.get("ISOMORPH_LOG_GROUP", ""),

@@ -1,0 +1,262 @@
+"""The model code's rows: what few bits cost, what experts, latents and matrices take, which engine.
+
+Everything runs in the dtype that the native engine would choose here, unless a row says otherwise.
+"""
+
+import copy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+from bench import smollm2
+from bench.row import Row, interleaved
+from model_code.common.attention import grouped_attention
+from model_code.common.cache import WholeLayer, parts_of
+from model_code.common.engine.native import choose_dtype
+from model_code.common.feed_forward import GatedFeedForward
+from model_code.common.layers import Attention, FeedForward, Rope, Router
+from model_code.common.linear import Linear
+from model_code.common.rotary import Rotary
+from model_code.common.span import Span
+from model_code.mla.model import LatentAttention
+from model_code.moe.model import MixtureOfExperts
+
+_EXPERTS, _VISITED, _WIDTH, _INNER = 256, 8, 512, 128
+# Tokens -> how many times faster than a dense part of the same size. Ideal: 256 / 9.
+_FASTER_THAN_DENSE = {1: 25.0, 16: 3.5, 512: 10.0}
+
+
+def rows() -> Iterator[Row]:
+    """All rows but those of whole engines."""
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        yield from experts()
+        yield from latents()
+        yield from grouped_queries()
+        yield from matrices()
+    yield load_peak()
+
+
+def experts() -> Iterator[Row]:
+    """A mixture of experts beside a dense part of the same size, and beside transformers'."""
+    dtype = choose_dtype("auto")
+    ours, theirs = _mixtures(dtype)
+    dense = GatedFeedForward(
+        _WIDTH, FeedForward(width=_INNER * _EXPERTS, activation="silu"), dtype
+    ).requires_grad_(False)
+    for matrix in (dense.gate_up.weight, dense.down.weight):
+        assert matrix is not None  # noqa: S101
+        matrix.normal_(0, 0.02)
+    for tokens, target in _FASTER_THAN_DENSE.items():
+        x = torch.randn(1, tokens, _WIDTH, dtype=dtype)
+        models = {"ours": ours, "dense": dense, **theirs}
+        found = {name: partial(model, x) for name, model in models.items()}
+        took = interleaved(found, rounds=7 if tokens < 512 else 2)
+        name = f"{_EXPERTS} experts, {tokens} tokens, {_kind(dtype)}"
+        yield _row(name, took, "ours", "dense", "dense of equal size", target)
+        for peer in theirs:
+            yield _row(name, took, "ours", peer, f"transformers {peer}", 1.0)
+
+
+def _mixtures(dtype: torch.dtype) -> tuple[MixtureOfExperts, dict[str, Any]]:
+    """Return our mixture, and transformers' in both of its ways, with the same weights."""
+    from transformers.models.qwen3_moe.configuration_qwen3_moe import Qwen3MoeConfig
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
+
+    part = FeedForward(
+        width=_INNER, experts=_EXPERTS, active=_VISITED, activation="silu",
+        router=Router(scoring="softmax", normalize=True),
+    )  # fmt: skip
+    ours = MixtureOfExperts(_WIDTH, part, dtype).requires_grad_(False)
+    theirs: dict[str, Any] = {}
+    for way in ("eager", "grouped_mm"):
+        config: Any = Qwen3MoeConfig(
+            hidden_size=_WIDTH, moe_intermediate_size=_INNER, num_experts=_EXPERTS,
+            num_experts_per_tok=_VISITED, norm_topk_prob=True, experts_implementation=way,
+        )  # fmt: skip
+        theirs[way] = Qwen3MoeSparseMoeBlock(config).to(dtype).eval()
+    for parameter in ours.parameters():
+        parameter.normal_(0, 0.02)
+    assert ours.experts.gate_up is not None  # noqa: S101
+    for model in theirs.values():
+        model.gate.weight.copy_(ours.router.weight)
+        model.experts.gate_up_proj.copy_(ours.experts.gate_up)
+        model.experts.down_proj.copy_(ours.experts.down)
+    return ours, theirs
+
+
+def latents(length: int = 16_384) -> Iterator[Row]:
+    """One token of latent attention, beside transformers', which expands the cache each time."""
+    from transformers import DeepseekV3Config
+    from transformers.cache_utils import DynamicCache
+    from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention
+
+    dtype = choose_dtype("auto")
+    heads, rank, turned, plain, value, hidden = 16, 512, 64, 128, 128, 2048
+    config: Any = DeepseekV3Config(
+        hidden_size=hidden, num_attention_heads=heads, num_key_value_heads=heads, q_lora_rank=None,
+        kv_lora_rank=rank, qk_rope_head_dim=turned, qk_nope_head_dim=plain, v_head_dim=value,
+        attn_implementation="sdpa",
+    )  # fmt: skip
+    theirs = DeepseekV3Attention(config, layer_idx=0).to(dtype).eval()
+    rules = Attention(
+        heads=heads, kv_heads=heads, head_dim=plain + turned, value_dim=value,
+        latent_rank=rank, rope_dim=turned, scale=(plain + turned) ** -0.5,
+        rope=Rope(kind="default", theta=1e4),
+    )  # fmt: skip
+    ours = LatentAttention(hidden, rules, dtype).requires_grad_(False)
+    for parameter in ours.parameters():
+        parameter.normal_(0, 0.02)
+    layer = WholeLayer(parts_of(rules), slots=1, context=length + 1, dtype=dtype)
+    rotary = Rotary(rules.rope, turned, context=length + 1, trained=length + 1, dtype=dtype)
+    span, x = Span(0, torch.tensor([length]), 1), torch.randn(1, 1, hidden, dtype=dtype)
+    cache = DynamicCache()
+    cache.update(
+        torch.randn(1, 1, length, rank, dtype=dtype),
+        torch.randn(1, 1, length, turned, dtype=dtype), 0,
+    )  # fmt: skip
+    angles = torch.ones(1, 1, turned, dtype=dtype), torch.zeros(1, 1, turned, dtype=dtype)
+
+    def step_of_theirs() -> None:
+        theirs(x, position_embeddings=angles, attention_mask=None, past_key_values=cache)
+        cache.crop(-1)
+
+    latent = torch.randn(length * (rank + turned) * dtype.itemsize // 4)
+    took = interleaved(
+        {"ours": lambda: ours(x, rotary, layer, span), "theirs": step_of_theirs,
+         "read": latent.sum},
+        rounds=3,
+    )  # fmt: skip
+    name = f"latent attention, 1 token after {length}, {heads} heads, {_kind(dtype)}"
+    yield _row(name, took, "ours", "theirs", "transformers", 70.0)
+    yield _row(name, took, "ours", "read", "reading the latents once", 0.2)
+
+
+def grouped_queries() -> Iterator[Row]:
+    """One token's attention core in bfloat16, 16 query heads on 4 key/value heads."""
+    heads, kv_heads, width, dtype = 16, 4, 128, torch.bfloat16
+    for length in (4096, 16_384):
+        query = torch.randn(1, 1, heads, width, dtype=dtype)
+        keys, values = torch.randn(2, 1, kv_heads, length, width, dtype=dtype).unbind()
+        all_keys, all_values = torch.randn(2, 1, heads, length, width, dtype=dtype).unbind()
+        mask = torch.ones(1, 1, length, dtype=torch.bool)
+        turned = query.transpose(1, 2)
+        took = interleaved(
+            {
+                "ours": partial(grouped_attention, query, keys, values, mask, width**-0.5),
+                "all": partial(sdpa, turned, all_keys, all_values),
+                "groups": partial(sdpa, turned, keys, values, enable_gqa=True),
+            },
+            rounds=7,
+        )
+        name = f"attention core, {heads}:{kv_heads} heads, {length} tokens, bf16"
+        yield _row(name, took, "ours", "all", "sdpa, all heads", 9.0)
+        yield _row(name, took, "ours", "groups", "sdpa enable_gqa", 9.0)
+
+
+def matrices() -> Iterator[Row]:
+    """One token through 4 layers' matrices of a 1B-class model, beside reading them once.
+
+    2048 wide, 8192 inside, 16:4 heads of 128: more than any cache of a CPU holds.
+    """
+    shapes = [(2048, 3072), (2048, 2048), (2048, 2 * 8192), (8192, 2048)] * 4
+    floats = [Linear(i, o, bias=False, dtype=torch.bfloat16) for i, o in shapes]
+    weights = []
+    for layer in floats:
+        assert layer.weight is not None  # noqa: S101
+        weights.append(layer.weight.requires_grad_(False).normal_(0, 0.02))
+    x = [torch.randn(1, i) for i, _ in shapes]
+    x_bf16 = [each.bfloat16() for each in x]
+    took = {"bf16": _beside_reading(floats, x_bf16, 2.0, stock=weights)}
+    for kind, size in (("int8", 1.0), ("int4", 0.625)):
+        packed = copy.deepcopy(floats)
+        for layer in packed:
+            layer.quantize("weight", kind)
+        took[kind] = _beside_reading(packed, x, size)
+    for kind, found in took.items():
+        name = f"one token through 4 layers' matrices of a 1B-class model, {kind}"
+        yield _row(name, found, "ours", "read", "reading them once", 0.85)
+        if "torch" in found:
+            yield _row(name, found, "ours", "torch", "torch's linear", 1.0)
+
+
+def _beside_reading(
+    layers: list[Linear], x: list[Tensor], size: float, stock: list[Tensor] | None = None
+) -> dict[str, float]:
+    """Time all layers, reading `size` bytes for each of their numbers, and torch's own product."""
+    numbers = sum(
+        each.numel() * layer_outputs(layer) for layer, each in zip(layers, x, strict=True)
+    )
+    found: dict[str, Callable[[], object]] = {
+        "ours": lambda: [layer(each) for layer, each in zip(layers, x, strict=True)],
+        "read": torch.ones(int(numbers * size) // 4).sum,
+    }
+    if stock:
+        found["torch"] = lambda: [linear(e, w) for e, w in zip(x, stock, strict=True)]
+    return interleaved(found, rounds=7)
+
+
+def layer_outputs(layer: Linear) -> int:
+    """Return how many outputs a layer has, whatever its weight is kept in."""
+    if layer.packed is not None:
+        return layer.packed.shape[0]
+    assert layer.weight is not None  # noqa: S101
+    return len(layer.weight)
+
+
+_LOAD = """
+import resource, sys
+from pathlib import Path
+from model_code.common import kernels
+from model_code.common.checkpoint import load_decoder
+from model_code.common.gguf_header import read_header
+from model_code.common.gguf_model import architecture_of, find_gguf
+from model_code.common.gguf_tensors import GGUFTensors
+import torch
+kernels.loaded()
+header = read_header(find_gguf(Path(sys.argv[1])))
+architecture = architecture_of(header)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+tensors = GGUFTensors(header, architecture)
+before = peak()
+load_decoder(architecture, tensors, context=64, dtype=torch.bfloat16)
+print(peak() - before, architecture.weight_bytes("bf16"), header.path.stat().st_size)
+"""
+
+
+def load_peak() -> Row:
+    """Memory at the worst moment of loading, beside that of the weights; the mapped file apart."""
+    done = subprocess.run(
+        [sys.executable, "-c", _LOAD, str(smollm2.weights())],
+        cwd=smollm2.ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    peak, weights, mapped = map(int, done.stdout.split())
+    return Row(
+        name="peak memory at load, SmolLM2 in bf16, without the mapped file",
+        ours=f"{(peak - mapped) / 2**20:.0f} MiB", peer=f"its weights: {weights / 2**20:.0f} MiB",
+        ratio=weights / (peak - mapped), target=1 / 1.1,
+    )  # fmt: skip
+
+
+def _row(
+    name: str, took: dict[str, float], ours: str, peer: str, called: str, target: float
+) -> Row:
+    return Row(
+        name=name, ours=_milliseconds(took[ours]), peer=f"{called}: {_milliseconds(took[peer])}",
+        ratio=took[peer] / took[ours], target=target,
+    )  # fmt: skip
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"
+
+
+def _kind(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

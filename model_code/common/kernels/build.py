@@ -1,0 +1,107 @@
+"""Compiles the kernels on the machine that runs them, once, if it has a compiler. It never must."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from model_code.common.errors import SettingsError
+
+_LOG = logging.getLogger(__name__)
+SETTING = "ISOMORPH_KERNELS"
+CHOICES = ("auto", "off")
+SOURCES = ("vectors.h", "matmul.h", "experts.h", "kernels.cpp")
+_COMPILERS = ("c++", "g++", "clang++")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-w")
+_TIMEOUT_S = 120
+
+
+class BuildError(Exception):
+    """The kernels cannot be had here; the message says why."""
+
+
+def load(env: Mapping[str, str] = os.environ) -> ctypes.CDLL:
+    """Return the compiled kernels, from the cache where they are there.
+
+    Raises:
+        BuildError: There is no compiler, it failed, or the setting says off.
+        SettingsError: The setting has another value.
+    """
+    choice = env.get(SETTING, "") or CHOICES[0]
+    if choice not in CHOICES:
+        raise SettingsError(f"{SETTING} is {choice!r}; allowed: {', '.join(CHOICES)}")
+    if choice == "off":
+        raise BuildError(f"{SETTING} is off")
+    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if compiler is None:
+        raise BuildError(f"none of {', '.join(_COMPILERS)} is on the path")
+    try:
+        library = _private(cache_folder(env)) / f"{digest(compiler)}.so"
+        if not library.is_file():
+            _compile(compiler, library)
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        raise BuildError(str(error)) from error
+
+
+def cache_folder(env: Mapping[str, str]) -> Path:
+    """Return where compiled kernels are kept: a server's state, or else the user's cache."""
+    state = env.get("STATE_DIRECTORY") or env.get("ISOMORPH_STATE")
+    if state:
+        return Path(state) / "kernels"
+    home = env.get("XDG_CACHE_HOME") or Path(env.get("HOME") or Path.home()) / ".cache"
+    return Path(home) / "isomorph" / "kernels"
+
+
+def digest(compiler: str) -> str:
+    """Return what the result depends on: sources, flags, compiler and CPU."""
+    found = hashlib.sha256()
+    for name in SOURCES:
+        found.update(Path(__file__).with_name(name).read_bytes())
+    real = Path(compiler).resolve()
+    identity = (*_FLAGS, str(real), str(real.stat().st_mtime_ns), platform.machine(), _cpu())
+    found.update("\0".join(identity).encode())
+    return found.hexdigest()[:32]
+
+
+def _cpu() -> str:
+    """Return the instructions that the CPU has; a home that two machines share has both."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def _private(folder: Path) -> Path:
+    """Make the folder, and refuse one that somebody else could put a library into."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise BuildError(f"{folder} can be written by others")
+    return folder
+
+
+def _compile(compiler: str, library: Path) -> None:
+    source = Path(__file__).with_name("kernels.cpp")
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        made = Path(folder) / library.name
+        command = [compiler, *_FLAGS, "-o", str(made), str(source)]
+        try:
+            done = subprocess.run(  # noqa: S603  a compiler of the machine, on our own source
+                command, capture_output=True, text=True, timeout=_TIMEOUT_S
+            )
+        except subprocess.TimeoutExpired as error:
+            raise BuildError(f"{compiler} took more than {_TIMEOUT_S} s") from error
+        if done.returncode:
+            first = (done.stderr.strip() or "no message").splitlines()[0]
+            raise BuildError(f"{compiler} failed: {first}")
+        os.replace(made, library)  # whole or not at all, whoever else compiles it right now
