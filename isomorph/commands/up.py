@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from isomorph import cdk, output, samples
+from isomorph import cdk, output, samples, terms
 from isomorph.ask import ask
 from isomorph.environments import Environment, load
 from isomorph.errors import UserError
@@ -19,17 +19,29 @@ PROMPT = "The capital of France is"
 @click.command()
 @click.argument("slugs", nargs=-1, metavar="[SLUG ...]")
 @click.option("--port", default=4570, show_default=True, type=click.IntRange(1024, 65000))
+@click.option(
+    terms.TERMS["gemma"].flag,
+    "accept_gemma",
+    is_flag=True,
+    help="Accept Google's terms for Gemma's weights; remembered in this checkout.",
+)
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
-def up(slugs: tuple[str, ...], port: int, json_: bool) -> None:
+def up(slugs: tuple[str, ...], port: int, accept_gemma: bool, json_: bool) -> None:
     """Deploy what `local` turns on, or SLUG ..., to the embedded AWS, and ask each model.
 
-    Twice in a row, the second only renews what changed.
+    Twice in a row, the second only renews what changed. Without SLUG, what serves weights whose
+    terms are not accepted is left out, and says so.
     """
     from isomorph import deployment
     from local_aws import daemon
 
     environment = load("local")
+    if accept_gemma:
+        output.say(terms.TERMS["gemma"].notice)
+        terms.accept("gemma")
     chosen = _chosen(environment, slugs)
+    if not slugs:
+        chosen = _without_unaccepted_terms(environment, chosen)
     start = time.monotonic()
     deployment.ensure_wheelhouses(environment.config)
     folders = {slug: _weights(environment, slug) for slug in chosen}
@@ -113,6 +125,27 @@ def _chosen(environment: Environment, slugs: tuple[str, ...]) -> list[str]:
                 f"`isomorph list` shows what is real and what is planned"
             )
     return [slug for slug in on if not slugs or slug in slugs]
+
+
+def _without_unaccepted_terms(environment: Environment, slugs: list[str]) -> list[str]:
+    """Return what may be brought up without a word, and say what is left out and why."""
+    kept = []
+    for slug in slugs:
+        model = environment.config.innovations[slug]["model"]
+        sample = samples.SAMPLES.get(model)
+        if sample is None or sample.terms is None or terms.accepted(sample.terms):
+            kept.append(slug)
+            continue
+        asked = terms.TERMS[sample.terms]
+        output.say(f"{slug} is left out: {model} comes under terms that are not accepted yet")
+        output.say(asked.notice)
+        output.say(f"accept them with `isomorph up {asked.flag}`, or {asked.variable}=1")
+    if not kept:
+        raise UserError(
+            f"nothing is left to bring up: config/{environment.name}.yaml turns on only what "
+            f"needs terms that are not accepted: {', '.join(slugs)}"
+        )
+    return kept
 
 
 def _weights(environment: Environment, slug: str) -> Path:

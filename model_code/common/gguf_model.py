@@ -19,7 +19,8 @@ _LLAMA = {
     "context_length": "max_position_embeddings",
     "vocab_size": "vocab_size",
 }
-_FAMILIES = {"llama": _LLAMA}
+_GEMMA3 = _LLAMA | {"attention.sliding_window": "sliding_window"}
+_FAMILIES = {"llama": _LLAMA, "gemma3": _GEMMA3}
 
 
 def find_gguf(folder: Path) -> Path:
