@@ -1,0 +1,180 @@
+"""What every stack with a fleet of decoding nodes has: its settings, its weights, its outputs."""
+
+import re
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from aws_cdk import CfnOutput, Stack, Token
+from pydantic import Field, ValidationInfo, field_validator
+
+from config import Amount, Count, EnvironmentConfig, InnovationSettings, ec2_instance_types, regions
+from constructs_lib import CodeAsset, DecodeFleet, Limits, Machines, Server, Weights, ZipAsset
+from stacks.base import Base, weights_parameter
+from stacks.wheelhouse import HOST, ROOT, python_command, wheelhouse
+
+_CERTIFICATE = re.compile(r"arn:(aws[a-z-]*):acm:([a-z0-9-]+):(\d{12}):certificate/[0-9a-f-]{36}")
+
+
+class FleetSettings(InnovationSettings):
+    """Settings of a fleet. An innovation narrows the engine and says which machines it takes."""
+
+    FAMILY: ClassVar[str]
+
+    engine: str = Field(description="what decodes")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="what native computes in; auto: bfloat16 where the CPU has it"
+    )
+    python: Literal["host", "3.11"] = Field(
+        default="3.11", description="the nodes' Python; host: this machine's"
+    )
+    instance_type: str = Field(description="EC2 instance type, of the innovation's family")
+    volume_gib: Count = Field(default=30, ge=20, le=16384, description="disk of a node")
+    min_capacity: Count = Field(default=1, ge=1, le=1000, description="nodes always there")
+    max_capacity: Count = Field(default=1, ge=1, le=1000, description="nodes at most")
+    warm_pool: Count = Field(default=0, ge=0, le=1000, description="stopped nodes in reserve")
+    boot_minutes: Count = Field(
+        default=15, ge=2, le=60, description="from launch to the first healthy answer, at most"
+    )
+    port: Count = Field(default=8080, ge=1024, le=65535, description="where the server listens")
+    slots: Count = Field(default=8, ge=1, le=256, description="requests at work in a node")
+    context: Count = Field(
+        default=2048, ge=64, le=1048576, description="tokens of a request with its answer"
+    )
+    queue: Count = Field(default=64, ge=1, le=100000, description="requests waiting in a node")
+    deadline_seconds: Count = Field(
+        default=60, ge=1, le=3600, description="the longest that a request may take"
+    )
+    requests_in_flight_target: Count = Field(
+        default=6, ge=1, description="requests in flight per node at which another is added"
+    )
+    certificate_arn: str | None = Field(
+        default=None, description="ACM certificate of the load balancer; only embedded has none"
+    )
+    alarm_latency_seconds: Amount = Field(
+        default=10, gt=0, description="alarm above this 99th percentile of the time to first byte"
+    )
+    alarm_error_percent: Amount = Field(
+        default=5, ge=0, le=100, description="alarm above this share of 5xx answers"
+    )
+
+    @field_validator("instance_type")
+    @classmethod
+    def _is_of_the_family(cls, name: str) -> str:
+        allowed = sorted(each for each in ec2_instance_types() if each.startswith(f"{cls.FAMILY}."))
+        if name not in allowed:
+            raise ValueError(f"got {name!r}; allowed: {', '.join(allowed)}")
+        return name
+
+    @field_validator("max_capacity")
+    @classmethod
+    def _maximum_is_not_below_minimum(cls, most: int, info: ValidationInfo) -> int:
+        least = info.data.get("min_capacity", most)
+        if most < least:
+            raise ValueError(f"got {most}; must be at least min_capacity, which is {least}")
+        return most
+
+    @field_validator("requests_in_flight_target")
+    @classmethod
+    def _target_can_be_reached(cls, target: int, info: ValidationInfo) -> int:
+        slots = info.data.get("slots", target)
+        if target > slots:
+            raise ValueError(f"got {target}; must be at most slots, which is {slots}")
+        return target
+
+    def conflicts(self, environment: EnvironmentConfig) -> Iterator[tuple[str, str]]:
+        """Yield what is right for one environment and wrong for this one."""
+        embedded = environment.aws == "embedded"
+        if self.python == HOST and not embedded:
+            yield "python", "got 'host', which is only for aws: embedded; allowed here: '3.11'"
+        if self.certificate_arn is None:
+            if not embedded:
+                yield (
+                    "certificate_arn",
+                    "missing; add the ARN of an ACM certificate (only aws: embedded has none)",
+                )
+            return
+        match = _CERTIFICATE.fullmatch(self.certificate_arn)
+        partition = regions()[environment.region]
+        wanted = f"arn:{partition}:acm:{environment.region}:{environment.account}:certificate/UUID"
+        if not match or match.groups() != (partition, environment.region, environment.account):
+            yield "certificate_arn", f"got {self.certificate_arn!r}; must be {wanted}"
+
+
+def decode_fleet(stack: Stack, slug: str, *, settings: FleetSettings, base: Base) -> DecodeFleet:
+    """Return the fleet of an innovation with its weights, and put out what commands read of it."""
+    bucket, key = base.model_bucket(stack)
+    weights = Weights(
+        stack,
+        "ModelWeights",
+        pointer=weights_parameter(base.environment, slug),
+        bucket=bucket,
+        key=key,
+        prefix=slug,
+    )
+    fleet = DecodeFleet(
+        stack,
+        "DecodeFleet",
+        slug=slug,
+        site=base.site(stack),
+        server=_server(settings, base.environment),
+        machines=_machines(settings),
+        limits=Limits(
+            latency_seconds=settings.alarm_latency_seconds,
+            error_percent=settings.alarm_error_percent,
+        ),
+        code=CodeAsset(
+            stack,
+            "Code",
+            root=ROOT,
+            include=["model_code/__init__.py", "model_code/common", f"model_code/{slug}"],
+        ),
+        wheelhouse=ZipAsset(
+            stack,
+            "Wheelhouse",
+            path=wheelhouse(slug, settings.python, settings.engine, base.wheelhouses),
+        ),
+        weights=weights,
+        certificate_arn=settings.certificate_arn,
+        retained=base.retained,
+    )
+    _put_out(stack, slug, fleet, weights, engine=settings.engine, environment=base.environment)
+    return fleet
+
+
+def _put_out(
+    stack: Stack, slug: str, fleet: DecodeFleet, weights: Weights, *, engine: str, environment: str
+) -> None:
+    CfnOutput(stack, "Endpoint", value=fleet.door.url)
+    CfnOutput(stack, "Fleet", value=fleet.group.name)
+    CfnOutput(stack, "Engine", value=engine)
+    push = f"isomorph weights push {environment} {slug} FOLDER"
+    missing = f"none yet: run `{push}`, then deploy again"
+    state = Token.as_string(weights.if_present(weights.value, missing))
+    CfnOutput(stack, "Weights", value=state)
+
+
+def _server(settings: FleetSettings, environment: str) -> Server:
+    return Server(
+        environment=environment,
+        model=settings.model,
+        engine=settings.engine,
+        dtype=settings.dtype,
+        python=python_command(settings.python),
+        port=settings.port,
+        slots=settings.slots,
+        context=settings.context,
+        queue=settings.queue,
+        deadline_s=settings.deadline_seconds,
+    )
+
+
+def _machines(settings: FleetSettings) -> Machines:
+    return Machines(
+        instance_type=settings.instance_type,
+        volume_gib=settings.volume_gib,
+        min_capacity=settings.min_capacity,
+        max_capacity=settings.max_capacity,
+        warm_pool=settings.warm_pool,
+        requests_in_flight_target=settings.requests_in_flight_target,
+        boot_minutes=settings.boot_minutes,
+    )
