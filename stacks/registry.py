@@ -17,10 +17,11 @@ from config import (
     innovation_settings,
     load_environments,
 )
-from constructs_lib import DecodeFleet
+from constructs_lib import DecodeFleet, WindowFunction
 from stacks.gqa import GqaSettings, GqaStack
 from stacks.innovation import Innovation
-from stacks.map_data import GQA, INNOVATIONS
+from stacks.map_data import GQA, INNOVATIONS, SLIDING_WINDOW
+from stacks.sliding_window import SlidingWindowSettings, SlidingWindowStack
 
 # Called with scope, id, settings and base.
 StackClass = Callable[..., Stack]
@@ -45,6 +46,12 @@ class Deployable:
 
 DEPLOYABLE: tuple[Deployable, ...] = (
     Deployable(GQA, GqaSettings, stacks={"gqa": GqaStack}, constructs=(DecodeFleet,)),
+    Deployable(
+        SLIDING_WINDOW,
+        SlidingWindowSettings,
+        stacks={"sliding_window": SlidingWindowStack},
+        constructs=(DecodeFleet, WindowFunction),
+    ),
 )
 
 REGISTRY: dict[str, Deployable] = {each.innovation.slug: each for each in DEPLOYABLE}

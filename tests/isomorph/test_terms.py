@@ -64,7 +64,7 @@ def test_a_bare_up_leaves_out_what_is_not_accepted_and_says_how_to_accept(
 
 
 def test_fails_when_nothing_is_left_to_bring_up() -> None:
-    with pytest.raises(UserError, match="nothing is left to bring up: .* sliding_window"):
+    with pytest.raises(UserError, match=r"nothing is left to bring up: .* sliding_window"):
         command._without_unaccepted_terms(load("local"), ["sliding_window"])
 
 

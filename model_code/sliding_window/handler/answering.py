@@ -115,9 +115,7 @@ async def _first_then_rest(
             yield piece
 
 
-async def _until_stop(
-    pieces: AsyncGenerator[Piece, None], ask: Ask
-) -> AsyncGenerator[Piece, None]:
+async def _until_stop(pieces: AsyncGenerator[Piece, None], ask: Ask) -> AsyncGenerator[Piece, None]:
     stop = StopFilter(ask.stops)
     async with aclosing(pieces):
         async for piece in pieces:

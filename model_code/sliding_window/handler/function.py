@@ -31,9 +31,7 @@ def handle(event: object, context: Context) -> Any:
 
 
 async def _handle(event: object, context: Context) -> Any:
-    response = await respond(
-        MODEL, event, lambda: context.get_remaining_time_in_millis() / 1000
-    )
+    response = await respond(MODEL, event, lambda: context.get_remaining_time_in_millis() / 1000)
     answer = await joined(response)
     if not response.http and response.status >= 500:
         raise RuntimeError(answer["error"]["message"])
