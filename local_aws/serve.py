@@ -34,6 +34,7 @@ def serve(settings: Settings) -> None:
 
     from local_aws.behind import put_moto_behind
     from local_aws.front import Front
+    from local_aws.functions.runner import FunctionRunner
     from local_aws.givens import give_s3_its_key, publish_images
     from local_aws.machines.autoscaling import AutoScalingApi, scopes
     from local_aws.machines.loadbalancing import LoadBalancing
@@ -42,6 +43,8 @@ def serve(settings: Settings) -> None:
     from local_aws.resources.table import Aws
 
     runner = Runner(endpoint=settings.endpoint, instances_dir=settings.instances_dir, scopes=scopes)
+    functions = FunctionRunner(endpoint=settings.endpoint, folder=settings.functions_dir)
+    functions.install()
     AutoScalingApi(runner).install()
     LoadBalancing(runner).install()
     put_moto_behind()
@@ -59,7 +62,7 @@ def serve(settings: Settings) -> None:
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        await hypercorn(Front(runner), config, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
+        await hypercorn(Front(runner, functions), config, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
 
     clear(settings)
     runner.start()
@@ -71,6 +74,7 @@ def serve(settings: Settings) -> None:
         code = 1
     finally:
         runner.stop()
+        functions.stop()
         clear(settings)
         sys.stderr.flush()
         # A thread that waits for something in the control plane must not keep the process alive.
@@ -80,4 +84,5 @@ def serve(settings: Settings) -> None:
 def clear(settings: Settings) -> None:
     """Remove all machines, also those of an embedded AWS that was killed here."""
     kill_leftovers(settings.instances_dir)
-    shutil.rmtree(settings.instances_dir, ignore_errors=True)
+    for folder in (settings.instances_dir, settings.functions_dir):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -7,6 +7,7 @@ HOST = "127.0.0.1"
 ACCOUNT = "000000000000"
 REGION = "us-east-1"
 MACHINES = "/_isomorph/machines"  # the path that lists them
+FUNCTIONS = "/_isomorph/functions"  # the path that lists execution environments of functions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,3 +41,8 @@ class Settings:
     def instances_dir(self) -> Path:
         """The folder with one folder for each machine."""
         return self.state_dir / "instances"
+
+    @property
+    def functions_dir(self) -> Path:
+        """The folder with one folder for each execution environment of a function."""
+        return self.state_dir / "functions"

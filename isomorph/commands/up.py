@@ -9,6 +9,7 @@ import click
 
 from isomorph import cdk, output, samples, terms
 from isomorph.ask import ask
+from isomorph.ask_function import ask_function
 from isomorph.environments import Environment, load
 from isomorph.errors import UserError
 from isomorph.paths import state
@@ -164,7 +165,13 @@ def _row(environment: Environment, slug: str) -> dict[str, Any]:
     count = sum(len(p["StackResourceSummaries"]) for p in pages.paginate(StackName=stack))
     with output.step(f"ask {slug}"):
         answer = ask(environment, slug, PROMPT, max_tokens=16)
+    function: dict[str, Any] = {}
+    if "FunctionUrl" in environment.outputs(slug):
+        with output.step(f"ask the function of {slug}, which loads its model first"):
+            said = ask_function(environment, slug, PROMPT, max_tokens=16)
+        function = {"function": said.as_dict()}
     return {
+        **function,
         "innovation": slug,
         "stack": stack,
         "resources": count,
@@ -178,6 +185,16 @@ def _where(environment: Environment, slug: str) -> str:
     from local_aws import daemon
 
     group = environment.outputs(slug)["Fleet"]
+    name = environment.outputs(slug).get("Function")
     running = daemon.status(state())
-    machines = [row for row in running.machines() if row["group"] == group] if running else []
-    return ", ".join(f"{row['id']} (pid {row['pid']}, port {row['port']})" for row in machines)
+    if running is None:
+        return ""
+    places = [
+        f"{row['id']} (pid {row['pid']}, port {row['port']})"
+        for row in running.machines()
+        if row["group"] == group
+    ]
+    places += [
+        f"function (pid {row['pid']})" for row in running.functions() if row["function"] == name
+    ]
+    return ", ".join(places)

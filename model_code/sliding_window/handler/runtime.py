@@ -95,6 +95,7 @@ class ChunkedResponse:
         self._connection.endheaders()
 
     def __enter__(self) -> "ChunkedResponse":
+        """Return itself."""
         return self
 
     def write(self, data: bytes) -> None:
@@ -108,6 +109,7 @@ class ChunkedResponse:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """End the response, with the exception as its trailers if there is one."""
         try:
             if isinstance(error, ConnectionError):  # nobody is there to be told
                 return
