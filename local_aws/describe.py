@@ -114,6 +114,17 @@ def _log_group(clients: Clients, name: str, _: Properties) -> object:
     return any(group["logGroupName"] == name for group in found)
 
 
+def _queue_policy(clients: Clients, _: str, properties: Properties) -> object:
+    """Nor has a queue's policy."""
+    return all(
+        clients("sqs")
+        .get_queue_attributes(QueueUrl=queue, AttributeNames=["Policy"])
+        .get("Attributes", {})
+        .get("Policy")
+        for queue in properties["Queues"]
+    )
+
+
 def _alias(clients: Clients, name: str, _: Properties) -> object:
     return any(alias["AliasName"] == name for alias in clients("kms").list_aliases()["Aliases"])
 
@@ -182,6 +193,12 @@ DESCRIBE: dict[str, See] = {
     "AWS::IAM::Role": lambda clients, name, _: clients("iam").get_role(RoleName=name),
     "AWS::KMS::Alias": _alias,
     "AWS::KMS::Key": _key,
+    "AWS::Lambda::Function": lambda clients, name, _: clients("lambda").get_function(
+        FunctionName=name
+    ),
+    "AWS::Lambda::Url": lambda clients, name, _: clients("lambda").get_function_url_config(
+        FunctionName=name
+    ),
     "AWS::Logs::LogGroup": _log_group,
     "AWS::S3::Bucket": lambda clients, name, _: clients("s3").head_bucket(Bucket=name),
     "AWS::S3::BucketPolicy": lambda clients, name, _: clients("s3").get_bucket_policy(
@@ -190,6 +207,10 @@ DESCRIBE: dict[str, See] = {
     "AWS::SNS::Subscription": _subscription,
     "AWS::SNS::Topic": lambda clients, name, _: clients("sns").get_topic_attributes(TopicArn=name),
     "AWS::SNS::TopicPolicy": _topic_policy,
+    "AWS::SQS::Queue": lambda clients, name, _: clients("sqs").get_queue_attributes(
+        QueueUrl=name, AttributeNames=["QueueArn"]
+    ),
+    "AWS::SQS::QueuePolicy": _queue_policy,
     "AWS::SSM::Parameter": lambda clients, name, _: clients("ssm").get_parameter(Name=name),
 }
 

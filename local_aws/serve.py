@@ -50,7 +50,7 @@ def serve(settings: Settings) -> None:
     put_moto_behind()
     publish_images()
     give_s3_its_key()
-    register_all(Aws(settings.endpoint), runner)
+    register_all(Aws(settings.endpoint), runner, functions)
 
     config = Config()
     config.bind = [f"{HOST}:{settings.port}"]

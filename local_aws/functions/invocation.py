@@ -79,6 +79,11 @@ class Invocation:
         self._parts.put(self._last)
 
     @property
+    def failed(self) -> bool:
+        """Whether it ended with a failure."""
+        return self._last is not None
+
+    @property
     def timed_out(self) -> Failure:
         """What Lambda says of one that took too long."""
         return Failure(

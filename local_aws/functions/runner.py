@@ -4,10 +4,12 @@ import contextlib
 import json
 import shutil
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Any
 
+from ministack.core.responses import set_request_account_id, set_request_region
 from ministack.services import lambda_svc
 
 from local_aws.errors import EmulatorError
@@ -96,6 +98,9 @@ class FunctionRunner:
     def _run(
         self, function: Function, config: Function, invocation: Invocation, scope: tuple[str, str]
     ) -> None:
+        set_request_account_id(scope[0])
+        set_request_region(scope[1])
+        started = time.monotonic()
         try:
             environment = self._acquire(function, config, scope)
         except (EmulatorError, OSError, ValueError) as error:
@@ -104,6 +109,13 @@ class FunctionRunner:
             environment.run(invocation)
             invocation.log = environment.new_log()
             self._release(config, environment)
+            lambda_svc._emit_lambda_logs(
+                {"config": config},
+                invocation.id,
+                invocation.log,
+                invocation.failed,
+                int((time.monotonic() - started) * 1000),
+            )
         invocation.finish()
 
     def _acquire(
@@ -161,6 +173,16 @@ class FunctionRunner:
         environment.stop()
         shutil.rmtree(environment.folder, ignore_errors=True)
 
+    def end(self, account: str, region: str, name: str) -> None:
+        """End the environments of a function that is deleted."""
+        arn = f"arn:aws:lambda:{region}:{account}:function:{name}"
+        with self._lock:
+            for key in [each for each in self._idle if each.startswith(f"{arn}#")]:
+                del self._idle[key]
+            for environment in list(self._all.values()):
+                if _base(environment.config) == arn:
+                    self._forget(environment)
+
     def stop(self) -> None:
         """End every environment."""
         with self._lock:
@@ -186,5 +208,9 @@ def _key(config: Function) -> str:
     """Return a name of everything that an environment is started with."""
     names = ("CodeSha256", "Environment", "MemorySize", "Handler", "Runtime", "Timeout")
     made_of = json.dumps([config.get(name) for name in names], sort_keys=True)
-    base = ":".join(str(config["FunctionArn"]).split(":")[:7])
-    return f"{base}#{uuid.uuid5(uuid.NAMESPACE_OID, made_of)}"
+    return f"{_base(config)}#{uuid.uuid5(uuid.NAMESPACE_OID, made_of)}"
+
+
+def _base(config: Function) -> str:
+    """Return the ARN of the function itself, without version or alias."""
+    return ":".join(str(config["FunctionArn"]).split(":")[:7])

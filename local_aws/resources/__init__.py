@@ -1,15 +1,17 @@
 """The CloudFormation types that the control plane lacks."""
 
+from local_aws.functions.runner import FunctionRunner
 from local_aws.machines.runner import Runner
 from local_aws.resources.bucket import BUCKET
 from local_aws.resources.fleet import fleet
+from local_aws.resources.function import function
 from local_aws.resources.network import NETWORK
 from local_aws.resources.table import Aws, register
 from local_aws.resources.watching import WATCHING, keep_metric_math
 
 
-def register_all(aws: Aws, runner: Runner) -> None:
+def register_all(aws: Aws, runner: Runner, functions: FunctionRunner) -> None:
     """Teach the control plane every type of the tables."""
     keep_metric_math()
-    for kind in (BUCKET, *NETWORK, *WATCHING, *fleet(runner)):
+    for kind in (BUCKET, *NETWORK, *WATCHING, *fleet(runner), function(functions)):
         register(aws, kind)
