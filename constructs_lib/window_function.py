@@ -208,7 +208,7 @@ class WindowFunction(Construct):
             )
         if mode.streaming:  # Lambda then starts this in place of the runtime's own client
             environment = {**environment, "AWS_LAMBDA_EXEC_WRAPPER": BOOTSTRAP}
-        runtime = lambda_.Runtime(f"python{size.python}", lambda_.RuntimeFamily.PYTHON)
+        runtime = getattr(lambda_.Runtime, f"PYTHON_{size.python.replace('.', '_')}")
         function = lambda_.Function(
             self,
             "Function",
