@@ -10,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from config import Amount, Count, EnvironmentConfig, InnovationSettings, ec2_instance_types, regions
 from constructs_lib import CodeAsset, DecodeFleet, Limits, Machines, Server, Weights, ZipAsset
 from stacks.base import Base, weights_parameter
+from stacks.code import model_code_for
 from stacks.wheelhouse import HOST, ROOT, python_command, wheelhouse
 
 _CERTIFICATE = re.compile(r"arn:(aws[a-z-]*):acm:([a-z0-9-]+):(\d{12}):certificate/[0-9a-f-]{36}")
@@ -136,7 +137,7 @@ def decode_fleet(
             stack,
             "Code",
             root=ROOT,
-            include=["model_code/__init__.py", "model_code/common", f"model_code/{slug}"],
+            include=model_code_for(slug),
         ),
         wheelhouse=ZipAsset(
             stack,

@@ -30,11 +30,11 @@ from planner.load import Load
 from planner.planning import resolve
 from planner.sizing import window_fleet, window_function, window_of
 from stacks.base import Base, stack_name
+from stacks.code import model_code_for
 from stacks.fleet import FleetSettings, decode_fleet
 from stacks.wheelhouse import HOST, ROOT, function_libraries
 
 AUTO = "auto"
-_INCLUDE = ["model_code/__init__.py", "model_code/common", "model_code/sliding_window"]
 _HANDLER = "model_code/sliding_window/handler"
 
 
@@ -272,7 +272,7 @@ def _code(slug: str, settings: SlidingWindowSettings, base: Base) -> Code:
         arm = function.architecture == "arm64"
         return image_code(
             root=ROOT,
-            include=_INCLUDE,
+            include=model_code_for(slug),
             dockerfile=f"{_HANDLER}/Dockerfile",
             platform=ecr_assets.Platform.LINUX_ARM64 if arm else ecr_assets.Platform.LINUX_AMD64,
             streaming=function.streaming,
@@ -281,6 +281,6 @@ def _code(slug: str, settings: SlidingWindowSettings, base: Base) -> Code:
     return zip_code(
         function_libraries(slug, function.python, function.architecture, base.wheelhouses),
         root=ROOT,
-        include=_INCLUDE,
+        include=model_code_for(slug),
         bootstrap=f"{_HANDLER}/bootstrap",
     )

@@ -4,17 +4,21 @@ Slots of the cache are kept without gaps: first those that decode, then those wh
 being read. So one decode step reads one slice of the cache, and nothing is gathered.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
-from model_code.common.attention import KVCache, Span
+from model_code.common.cache import KVCache
 from model_code.common.decoder import Decoder
 from model_code.common.sampling import Sampler
+from model_code.common.span import Span
 
-PREFILL_CHUNK = 256  # tokens of a prompt between two decode steps, so that no one else stalls
+# Tokens of a prompt between two decode steps, so that no one else stalls. Chunks end at multiples
+# of it, wherever they begin: who puts the tokens before such a multiple into the cache from a store
+# gets the same numbers as who computes them.
+PREFILL_CHUNK = 256
 
 
 @dataclass(eq=False, kw_only=True)
@@ -37,14 +41,23 @@ class Sequence:
 
 
 class Batch:
-    """Runs up to `slots` sequences of up to `context` tokens through one decoder."""
+    """Runs up to `slots` sequences of up to `context` tokens through one decoder.
 
-    def __init__(self, decoder: Decoder, *, slots: int, context: int) -> None:
+    Args:
+        page_tokens: Positions of a page of the cache; None keeps slots whole, which is faster.
+        pages: Pages that all slots share; None is enough for every slot to be full.
+    """
+
+    def __init__(
+        self, decoder: Decoder, *, slots: int, context: int,
+        page_tokens: int | None = None, pages: int | None = None,
+    ) -> None:  # fmt: skip
         self.slots, self.context = slots, context
         self._decoder = decoder
         self._cache = KVCache(
-            decoder.architecture, slots=slots, context=context, dtype=decoder.dtype
-        )
+            decoder.architecture, slots=slots, context=context, dtype=decoder.dtype,
+            page_tokens=page_tokens, pages=pages,
+        )  # fmt: skip
         self._sequences: list[Sequence] = []  # the index is the slot
         self._decoding = 0
 
@@ -53,11 +66,41 @@ class Batch:
         """Whether no slot is free."""
         return len(self._sequences) == self.slots
 
-    def add(self, sequence: Sequence) -> None:
-        """Take a sequence up. There must be a free slot, and the prompt must leave room."""
-        assert not self.full  # noqa: S101
+    @property
+    def free_pages(self) -> int | None:
+        """Pages that no sequence has; None when slots are whole."""
+        return self._cache.table.free if self._cache.table else None
+
+    def fits(self, sequence: Sequence) -> bool:
+        """Whether a slot is free, and pages for all that this sequence and the others may become.
+
+        So a sequence that was taken up never runs out of pages.
+        """
+        if self.full or not (table := self._cache.table):
+            return not self.full
+        held = [*self._sequences, sequence]
+        return sum(table.needed(self._longest(each)) for each in held) <= table.pages
+
+    def add(self, sequence: Sequence, *, prefix: Iterable[torch.Tensor] = ()) -> None:
+        """Take a sequence up that fits. Its prompt must leave room for one token.
+
+        Args:
+            sequence: It waits for its prompt to be read.
+            prefix: What `export` gave for the first tokens of the same prompt, block after block,
+                but not for its last token: that one is computed, for the logits.
+        """
+        assert self.fits(sequence)  # noqa: S101
         assert 0 < len(sequence.prompt) < self.context  # noqa: S101
+        for block in prefix:
+            slot = len(self._sequences)
+            sequence.cached += self._cache.import_tokens(slot, sequence.cached, block)
+            assert sequence.cached < len(sequence.prompt)  # noqa: S101
         self._sequences.append(sequence)
+
+    def export(self, sequence: Sequence, start: int, stop: int) -> torch.Tensor:
+        """Return what a sequence's tokens left in the cache; see `KVCache.export_tokens`."""
+        assert start <= stop <= sequence.cached  # noqa: S101
+        return self._cache.export_tokens(self._sequences.index(sequence), start, stop)
 
     def remove(self, sequence: Sequence) -> None:
         """Free a sequence's slot; the last ones of each kind move up to close the gap."""
@@ -67,6 +110,7 @@ class Batch:
             slot = self._move(self._decoding, slot)
         self._move(len(self._sequences) - 1, slot)
         self._sequences.pop()
+        self._cache.release(len(self._sequences))
 
     @torch.inference_mode()
     def step(self) -> Iterator[Sequence]:
@@ -85,7 +129,8 @@ class Batch:
             return []
         slot = self._decoding
         sequence = self._sequences[slot]
-        chunk = sequence.prompt[sequence.cached : sequence.cached + PREFILL_CHUNK]
+        end = (sequence.cached // PREFILL_CHUNK + 1) * PREFILL_CHUNK
+        chunk = sequence.prompt[sequence.cached : end]
         span = Span(slot, torch.tensor([sequence.cached]), len(chunk))
         states_1SD = self._decoder(torch.tensor([chunk]), self._cache, span)
         sequence.cached += len(chunk)
@@ -108,12 +153,15 @@ class Batch:
         return ready
 
     def _append(self, sequence: Sequence, logits_V: torch.Tensor) -> None:
-        token = sequence.sampler(logits_V)
+        token = sequence.sampler(logits_V, sequence.prompt + sequence.generated)
         sequence.generated.append(token)
         if token in sequence.ends:
             sequence.finish = "stop"
         elif len(sequence.generated) >= sequence.limit or sequence.cached >= self.context:
             sequence.finish = "length"
+
+    def _longest(self, sequence: Sequence) -> int:
+        return min(self.context, len(sequence.prompt) + sequence.limit)
 
     def _move(self, source: int, target: int) -> int:
         """Move a sequence to another slot, and return the slot that is free now."""

@@ -1,6 +1,6 @@
 """Fills a `Decoder` from tensors with Hugging Face's names, wherever they are stored."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -8,25 +8,7 @@ from torch import Tensor
 from model_code.common.architecture import Architecture
 from model_code.common.decoder import Decoder
 from model_code.common.errors import WeightsError
-
-# Our parameter -> the tensors of Hugging Face's Llama that it is made of, one below the other.
-_LAYER = {
-    "attention_norm.weight": ["input_layernorm.weight"],
-    "attention.qkv.weight": [f"self_attn.{x}_proj.weight" for x in "qkv"],
-    "attention.qkv.bias": [f"self_attn.{x}_proj.bias" for x in "qkv"],
-    "attention.output.weight": ["self_attn.o_proj.weight"],
-    "attention.output.bias": ["self_attn.o_proj.bias"],
-    "feed_forward_norm.weight": ["post_attention_layernorm.weight"],
-    "feed_forward.gate_up.weight": ["mlp.gate_proj.weight", "mlp.up_proj.weight"],
-    "feed_forward.gate_up.bias": ["mlp.gate_proj.bias", "mlp.up_proj.bias"],
-    "feed_forward.down.weight": ["mlp.down_proj.weight"],
-    "feed_forward.down.bias": ["mlp.down_proj.bias"],
-}
-_MODEL = {
-    "embedding_VD": ["model.embed_tokens.weight"],
-    "norm.weight": ["model.norm.weight"],
-    "head_VD": ["lm_head.weight"],
-}
+from model_code.common.tensor_names import Source, sources
 
 
 def load_decoder(
@@ -41,41 +23,36 @@ def load_decoder(
     `tensor` returns the tensor with a name of Hugging Face's, in any dtype, or raises WeightsError.
     """
     decoder = Decoder(architecture, context=context, dtype=dtype).requires_grad_(False).eval()
-    for name, parameter in decoder.named_parameters():
-        sources = _sources(name)
-        places = parameter.split(_rows(architecture, sources) or len(parameter))
-        for source, place in zip(sources, places, strict=True):
-            part = tensor(source)
-            if part.shape != place.shape:
-                raise WeightsError(
-                    f"{source} has shape {tuple(part.shape)}, the model's config says "
-                    f"{tuple(place.shape)}"
-                )
-            place.copy_(part)
-        if not parameter.sum(dtype=torch.float32).isfinite():  # one pass, and no mask in memory
-            raise WeightsError(f"{name} holds values that are not finite")
+    for name, place in stored(decoder):
+        for source in sources(architecture, name, place):
+            _fill(source, tensor(source.name))
     return decoder
+
+
+def stored(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters and buffers that a checkpoint holds."""
+    yield from decoder.named_parameters()
+    yield from decoder.named_buffers()
+
+
+def all_sources(decoder: Decoder) -> Iterator[Source]:
+    """Yield every tensor of the checkpoint that the model is made of."""
+    for name, place in stored(decoder):
+        yield from sources(decoder.architecture, name, place)
 
 
 def tensor_names(decoder: Decoder) -> set[str]:
     """Return Hugging Face's names of all tensors that the model is made of."""
-    return {source for name, _ in decoder.named_parameters() for source in _sources(name)}
+    return {source.name for source in all_sources(decoder)}
 
 
-def _rows(architecture: Architecture, sources: list[str]) -> list[int]:
-    """Return the rows of each of several tensors that we keep as one; nothing for a single one."""
-    attention, part = architecture.layers[0].attention, architecture.layers[0].feed_forward
-    cached = attention.kv_heads * attention.head_dim
-    rows: dict[int, list[int]] = {
-        1: [],
-        2: [part.width] * 2,
-        3: [attention.heads * attention.head_dim, cached, cached],
-    }
-    return rows[len(sources)]
-
-
-def _sources(name: str) -> list[str]:
-    if name in _MODEL:
-        return _MODEL[name]
-    _, index, rest = name.split(".", 2)
-    return [f"model.layers.{index}.{source}" for source in _LAYER[rest]]
+def _fill(source: Source, given: Tensor) -> None:
+    expected = source.order.theirs(torch.empty_like(source.place, device="meta")).shape
+    if given.shape != expected:
+        raise WeightsError(
+            f"{source.name} has shape {tuple(given.shape)}, the model's config says "
+            f"{tuple(expected)}"
+        )
+    source.place.copy_(source.order.ours(given))
+    if not source.place.sum(dtype=torch.float32).isfinite():  # one pass, and no mask in memory
+        raise WeightsError(f"{source.name} holds values that are not finite")

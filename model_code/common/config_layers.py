@@ -1,5 +1,6 @@
 """Turns the fields of a config.json into layers, by the rules of the model's family."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,7 +66,7 @@ def _attention(family: Family, fields: Fields, *, window: int | None, rope: Rope
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        scale=(scalar or head_dim) ** -0.5,
+        scale=(scalar or head_dim) ** -0.5 * (_yarn_correction(rope) if family.mla else 1.0),
         rope=rope,
         window=window,
         bias_qkv=biased,
@@ -75,6 +76,15 @@ def _attention(family: Family, fields: Fields, *, window: int | None, rope: Rope
         softcap=fields.number("attn_logit_softcapping") if family.unit_offset else None,
         **shape,
     )
+
+
+def _yarn_correction(rope: Rope) -> float:
+    """Return what stretched positions multiply MLA's scores by (DeepSeek-V2, section 3.1.4)."""
+    values = dict(rope.parameters)
+    factor, weight = values.get("factor", 1.0), values.get("mscale_all_dim", 0.0)
+    if rope.kind == "default" or isinstance(factor, tuple) or isinstance(weight, tuple):
+        return 1.0
+    return (0.1 * weight * math.log(factor) + 1.0) ** 2 if factor > 1 else 1.0
 
 
 def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
@@ -122,7 +132,11 @@ def _ropes(family: Family, fields: Fields) -> tuple[Rope, Rope]:
     scaling = fields.object("rope_scaling") or {}
     theta = fields.number("rope_theta") or 10_000.0
     fraction = fields.number("partial_rotary_factor", high=1.0) or 1.0
-    base = Rope(theta=theta, fraction=fraction)
+    interleaved = family.mla and fields.flag("rope_interleave")
+    base = Rope(theta=theta, fraction=fraction, interleaved=interleaved)
+    original = fields.optional_whole("original_max_position_embeddings", high=2**30)
+    if original is not None and scaling | full:  # Phi-3 gives it outside of the object
+        scaling = {"original_max_position_embeddings": original, **scaling}
     full_rope = _rope(fields, base, scaling | full)
     if not family.pattern:
         return full_rope, full_rope
@@ -154,6 +168,7 @@ def _rope(fields: Fields, base: Rope, values: Mapping[str, Any]) -> Rope:
         theta=inner.number("rope_theta") or base.theta,
         fraction=inner.number("partial_rotary_factor", high=1.0) or base.fraction,
         kind=kind,
+        interleaved=base.interleaved,
         parameters=tuple(parameters),
     )
 
@@ -190,6 +205,8 @@ def _feed_forwards(family: Family, fields: Fields, count: int) -> list[FeedForwa
         expert_bias=family.sinks,
         router=_router(family, fields, experts=experts),
         activation=activation,
+        slope=(fields.number("swiglu_alpha") or 1.0) if family.sinks else 1.0,
+        clamp=fields.number("swiglu_limit") if family.sinks else None,
     )
     return [sparse if is_sparse else dense for is_sparse in _sparse(family, fields, count)]
 
@@ -214,7 +231,9 @@ def _router(family: Family, fields: Fields, *, experts: int) -> Router:
             f"n_group is {groups} and topk_group {kept}; n_group must divide the {experts} experts "
             "and topk_group cannot exceed it"
         )
-    fields.choice("topk_method", ("greedy", "group_limited_greedy", "noaux_tc"))
+    method = fields.choice("topk_method", ("greedy", "group_limited_greedy", "noaux_tc"))
+    if method == "greedy":  # the groups that DeepSeek-V2-Lite names are not used then
+        groups, kept = 1, 1
     scoring = fields.choice("scoring_func", ("softmax", "sigmoid"))
     return Router(
         scoring="sigmoid" if scoring == "sigmoid" else "softmax",

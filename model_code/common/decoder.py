@@ -1,47 +1,42 @@
-"""A decoder built from an `Architecture`: norms before each part, gated feed-forward, RoPE.
+"""A decoder built from an `Architecture`: every attention, feed-forward part and norm placement.
 
-Shape letters: B sequences, S new tokens, D model width, F inner width, V vocabulary; attention.py
-has those of attention.
+Parts that only some models have live in the folder of their innovation and are imported when a
+layer asks for them, so that a machine may lack the folders that its model does not need.
+
+Shape letters: B sequences, S new tokens, D model width, V vocabulary; attention.py has those of
+attention, feed_forward.py those of the feed-forward part.
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from model_code.common.architecture import Architecture, FeedForward, Layer
-from model_code.common.attention import GroupedQueryAttention, KVCache, Rotary, Span
+from model_code.common.architecture import Architecture, Attention, FeedForward, Layer, Rope
+from model_code.common.attention import GroupedQueryAttention
+from model_code.common.cache import KVCache, LayerCache
 from model_code.common.errors import WeightsError
-from model_code.common.linear import Linear, linear
-
-
-class GatedFeedForward(nn.Module):
-    """SwiGLU: one matrix makes gate and value, another brings their product back."""
-
-    def __init__(self, hidden: int, part: FeedForward, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.gate_up = Linear(hidden, 2 * part.width, bias=part.bias, dtype=dtype)
-        self.down = Linear(part.width, hidden, bias=part.bias, dtype=dtype)
-
-    def forward(self, x_BSD: Tensor) -> Tensor:
-        """[B, S, D] -> [B, S, D]."""
-        gate_BSF, up_BSF = self.gate_up(x_BSD).chunk(2, dim=-1)
-        return self.down(functional.silu(gate_BSF) * up_BSF)
+from model_code.common.feed_forward import GatedFeedForward
+from model_code.common.linear import linear
+from model_code.common.norm import MakeNorm, PreNorm, RMSNorm
+from model_code.common.rotary import Rotary
+from model_code.common.span import Span
 
 
 class Block(nn.Module):
-    """One layer: attention, then feed-forward, each added to what came in."""
+    """One layer: attention, then feed-forward, each with its norms around it."""
 
-    def __init__(self, hidden: int, layer: Layer, norm_eps: float, dtype: torch.dtype) -> None:
+    def __init__(self, hidden: int, layer: Layer, norm: MakeNorm, dtype: torch.dtype) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(hidden, eps=norm_eps, dtype=dtype)
-        self.attention = GroupedQueryAttention(hidden, layer.attention, dtype)
-        self.feed_forward_norm = nn.RMSNorm(hidden, eps=norm_eps, dtype=dtype)
-        self.feed_forward = GatedFeedForward(hidden, layer.feed_forward, dtype)
+        self.attention = _attention(hidden, layer.attention, dtype, norm)
+        self.attention_norms = _residual(layer, hidden, norm)
+        self.feed_forward = _feed_forward(hidden, layer.feed_forward, dtype)
+        self.feed_forward_norms = _residual(layer, hidden, norm)
 
-    def forward(self, x_BSD: Tensor, rotary: Rotary, cache_2BKTH: Tensor, span: Span) -> Tensor:
+    def forward(self, x_BSD: Tensor, rotary: Rotary, cache: LayerCache, span: Span) -> Tensor:
         """[B, S, D] -> [B, S, D]."""
-        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), rotary, cache_2BKTH, span)
-        return x_BSD + self.feed_forward(self.feed_forward_norm(x_BSD))
+        attend = partial(self.attention, rotary=rotary, cache=cache, span=span)
+        return self.feed_forward_norms(self.attention_norms(x_BSD, attend), self.feed_forward)
 
 
 class Decoder(nn.Module):
@@ -49,53 +44,80 @@ class Decoder(nn.Module):
 
     def __init__(self, architecture: Architecture, *, context: int, dtype: torch.dtype) -> None:
         super().__init__()
-        check_supported(architecture)
-        self.architecture, self.dtype = architecture, dtype
-        hidden, attention = architecture.hidden, architecture.layers[0].attention
-        self.rotary = Rotary(attention.rope, attention.head_dim, context, dtype)
+        check_supported(architecture, context)
+        self.architecture, self.dtype, self.context = architecture, dtype, context
+        hidden = architecture.hidden
+        norm = partial(
+            RMSNorm, eps=architecture.norm_eps, dtype=dtype, offset=architecture.norm_offset
+        )
+        self.rotaries = self._rotaries()
         self.embedding_VD = nn.Parameter(torch.empty(architecture.vocabulary, hidden, dtype=dtype))
         self.layers = nn.ModuleList(
-            Block(hidden, layer, architecture.norm_eps, dtype) for layer in architecture.layers
+            Block(hidden, layer, norm, dtype) for layer in architecture.layers
         )
-        self.norm = nn.RMSNorm(hidden, eps=architecture.norm_eps, dtype=dtype)
+        self.norm = norm(hidden)
         self.head_VD = self.embedding_VD
         if not architecture.tied_embeddings:
             self.head_VD = nn.Parameter(torch.empty_like(self.embedding_VD))
 
     def forward(self, tokens_BS: Tensor, cache: KVCache, span: Span) -> Tensor:
         """Return the normed states [B, S, D] of new tokens, whose keys and values stay cached."""
+        cache.reserve(span)
         x_BSD = self.embedding_VD[tokens_BS]
-        for block, cache_2BKTH in zip(self.layers, cache.layers_L2BKTH, strict=True):
-            x_BSD = block(x_BSD, self.rotary, cache_2BKTH, span)
+        if (scale := self.architecture.embedding_scale) != 1:
+            x_BSD = x_BSD * torch.tensor(scale, dtype=self.dtype)  # Gemma rounds the factor, too
+        for block, rotary, layer in zip(self.layers, self.rotaries, cache.layers, strict=True):
+            x_BSD = block(x_BSD, rotary, layer, span)
         return self.norm(x_BSD)
 
     def logits(self, states: Tensor) -> Tensor:
         """[..., D] -> [..., V] in float32."""
-        return linear(states, self.head_VD).float()
+        logits = linear(states, self.head_VD).float()
+        cap = self.architecture.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _rotaries(self) -> list[Rotary]:
+        """Return each layer's rotary embedding; layers with the same rules share one."""
+        made: dict[tuple[Rope, int], Rotary] = {}
+        for attention in (layer.attention for layer in self.architecture.layers):
+            width = attention.rope_dim or attention.head_dim
+            made[attention.rope, width] = made.get((attention.rope, width)) or Rotary(
+                attention.rope, width, context=self.context,
+                trained=self.architecture.context, dtype=self.dtype,
+            )  # fmt: skip
+        layers = (layer.attention for layer in self.architecture.layers)
+        return [made[each.rope, each.rope_dim or each.head_dim] for each in layers]
 
 
-def check_supported(architecture: Architecture) -> None:
+def _attention(hidden: int, attention: Attention, dtype: torch.dtype, norm: MakeNorm) -> nn.Module:
+    if attention.kind == "mla":
+        from model_code.mla.model import LatentAttention
+
+        return LatentAttention(hidden, attention, dtype)
+    return GroupedQueryAttention(hidden, attention, dtype, norm)
+
+
+def _feed_forward(hidden: int, part: FeedForward, dtype: torch.dtype) -> nn.Module:
+    if part.experts:
+        from model_code.moe.model import MixtureOfExperts
+
+        return MixtureOfExperts(hidden, part, dtype)
+    return GatedFeedForward(hidden, part, dtype)
+
+
+def _residual(layer: Layer, hidden: int, norm: MakeNorm) -> nn.Module:
+    if layer.norms == "pre":
+        return PreNorm(hidden, norm)
+    from model_code.normalization.model import Residual
+
+    return Residual(layer.norms, hidden, norm)
+
+
+def check_supported(architecture: Architecture, context: int) -> None:
     """Refuse by name what this decoder does not compute."""
-    first = architecture.layers[0]
-    attention, part = first.attention, first.feed_forward
-    unsupported = {
-        "layers that differ": any(layer != first for layer in architecture.layers),
-        "latent attention": attention.kind == "mla",
-        "a sliding window": attention.window is not None,
-        "normalized queries and keys": attention.qk_norm != "none",
-        "attention sinks": attention.sinks,
-        "soft caps": attention.softcap is not None or architecture.logit_softcap is not None,
-        f"{attention.rope.kind} RoPE": attention.rope.kind != "default",
-        "partly rotated heads": attention.rope.fraction != 1.0,
-        "a mixture of experts": part.experts > 0,
-        f"the activation {part.activation}": part.activation not in ("silu", "swish"),
-        f"{first.norms} norms": first.norms != "pre",
-        "scaled embeddings or norms": (architecture.embedding_scale, architecture.norm_offset)
-        != (1.0, 0.0),
-    }
-    found = [name for name, present in unsupported.items() if present]
-    if found:
+    kinds = {layer.attention.rope.kind for layer in architecture.layers}
+    if "dynamic" in kinds and context > architecture.context:
         raise WeightsError(
-            f"{architecture.name}: the native decoder does not compute {', '.join(found)}; "
-            f"set ISOMORPH_ENGINE=llama.cpp"
+            f"{architecture.name}: a context of {context} needs dynamic RoPE, which the native "
+            f"decoder does not compute; allowed are up to {architecture.context}"
         )

@@ -14,7 +14,7 @@ _HARMLESS = """
     initial_context_length is_decoder is_encoder_decoder label2id max_window_layers model_type
     output_attentions output_hidden_states output_router_logits pad_token_id pretraining_tp
     quantization_config resid_pdrop return_dict router_aux_loss_coef router_jitter_noise
-    swiglu_alpha swiglu_limit torch_dtype transformers_version unk_token_id use_cache
+    torch_dtype transformers_version unk_token_id use_cache
     aux_loss_alpha seq_aux attn_implementation qk_head_dim experts_per_token rope_interleave
     problem_type task_specific_params is_llama_config rope_interleaved
 """
@@ -58,7 +58,7 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-_DEEPSEEK = {"moe_layer_freq": 1}
+_DEEPSEEK = {"moe_layer_freq": 1, "rope_interleave": True}
 _SIGMOID = {"scoring_func": "sigmoid", "norm_topk_prob": True}
 _GEMMA = {"tie_word_embeddings": True, "hidden_activation": "gelu_pytorch_tanh"}
 _V3 = Family(
@@ -79,7 +79,8 @@ FAMILIES: Mapping[str, Family] = {
                         experts="qwen", defaults={"sliding_window": 4096,
                                                   "decoder_sparse_step": 1}),
     "deepseek_v2": Family(bias="all", mla=True, mlp_bias=True, experts="deepseek",
-                          defaults=_DEEPSEEK | {"first_k_dense_replace": 0}),
+                          defaults=_DEEPSEEK | {"first_k_dense_replace": 0,
+                                                "topk_method": "greedy"}),
     "deepseek_v3": _V3,
     "kimi_k2": _V3,
     "gemma2": Family(bias="all", norms="sandwich", windows="typed", pattern=2, unit_offset=True,
@@ -95,14 +96,15 @@ FAMILIES: Mapping[str, Family] = {
                                         "max_position_embeddings": 131_072,
                                         "query_pre_attn_scalar": 256,
                                         "rope_local_base_freq": 10_000.0}),
-    "olmo2": Family(bias="all", norms="post", qk_norm="all_heads",
+    "olmo2": Family(bias="all", norms="reordered", qk_norm="all_heads",
                     defaults={"rms_norm_eps": 1e-5}),
-    "olmo3": Family(bias="all", norms="post", qk_norm="all_heads", windows="typed", pattern=4,
+    "olmo3": Family(bias="all", norms="reordered", qk_norm="all_heads", windows="typed", pattern=4,
                     defaults={"sliding_window": 4096, "rope_theta": 5e5, "rms_norm_eps": 1e-5}),
     "phi3": Family(windows="all", defaults={"rms_norm_eps": 1e-5}),
     "gpt_oss": Family(bias="all", windows="typed", pattern=2, experts="local", sinks=True,
                       defaults={"head_dim": 64, "attention_bias": True, "sliding_window": 128,
                                 "rope_theta": 150_000.0, "rms_norm_eps": 1e-5,
+                                "swiglu_alpha": 1.702, "swiglu_limit": 7.0,
                                 "norm_topk_prob": True}),
     "glm4_moe": Family(bias="qkv", optional_qk_norm=True, experts="deepseek", router_buffer=True,
                        defaults=_DEEPSEEK | _SIGMOID | {"partial_rotary_factor": 0.5,

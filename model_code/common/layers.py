@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 AttentionKind = Literal["mha", "gqa", "mqa", "mla"]
-NormPlacement = Literal["pre", "post", "sandwich"]
+NormPlacement = Literal["pre", "post", "reordered", "sandwich"]
 QkNorm = Literal["none", "head", "all_heads"]
 
 
@@ -15,12 +15,15 @@ class Rope:
     Args:
         kind: default, linear, dynamic, llama3, yarn or longrope, in transformers' words.
         fraction: Share of each head that is rotated.
+        interleaved: Whether the checkpoint has the two numbers that turn together side by side; if
+            not, they are half a rotated part apart.
         parameters: What else the kind takes (factor, original length ...), sorted by name.
     """
 
     theta: float
     kind: str = "default"
     fraction: float = 1.0
+    interleaved: bool = False
     parameters: tuple[tuple[str, float | bool | tuple[float, ...]], ...] = ()
 
 
@@ -36,7 +39,7 @@ class Attention:
         rope_dim: Width of the key part that all heads share and that carries the position (MLA).
         bias_qkv: Whether the input projections have biases; MLA's two down projections.
         sinks: Whether each head has a learned logit that belongs to no token.
-        scale: What scores are multiplied by.
+        scale: What scores are multiplied by; in MLA with YaRN's correction (its `mscale_all_dim`).
     """
 
     heads: int
@@ -155,6 +158,9 @@ class FeedForward:
         bias: Whether dense and shared projections have biases.
         expert_bias: Whether routed experts have biases.
         router: How tokens choose experts; None in a dense layer.
+        slope: What the gate is multiplied by inside of SiLU's sigmoid; other than 1 in gpt-oss.
+        clamp: Bound of gate and value before they are multiplied, the value then raised by 1
+            (gpt-oss); None leaves them as they are.
     """
 
     width: int
@@ -165,6 +171,8 @@ class FeedForward:
     expert_bias: bool = False
     router: Router | None = None
     activation: str = "silu"
+    slope: float = 1.0
+    clamp: float | None = None
 
     def expert_parameters(self, hidden: int) -> int:
         """Return the weights and biases of one routed expert; 0 in a dense layer."""
@@ -191,7 +199,12 @@ class FeedForward:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One decoder layer. `norms` is where its RMSNorms of the residual stream stand."""
+    """One decoder layer.
+
+    Args:
+        norms: Where the RMSNorms of the residual stream stand: before each part (pre), after the
+            sum (post), on what a part gives (reordered, OLMo 2) or on both sides (sandwich).
+    """
 
     attention: Attention
     feed_forward: FeedForward

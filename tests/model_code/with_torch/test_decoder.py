@@ -55,7 +55,9 @@ def tiny(kv_heads: int = 2, **changes: Any) -> tuple[Any, Decoder]:
 def logits(decoder: Decoder, tokens: list[int], splits: list[int]) -> Any:
     """Return the logits of all tokens, read in chunks that begin at `splits`."""
     cache = KVCache(decoder.architecture, slots=3, context=CONTEXT, dtype=decoder.dtype)
-    cache.layers_L2BKTH[:, :, :, :, :] = 7.0  # garbage that must never be seen
+    for layer in cache.layers:
+        for store in layer.stores:
+            store.fill_(7.0)  # garbage that must never be seen
     ends = [*splits, len(tokens)]
     found = []
     for start, end in zip([0, *splits], ends, strict=True):
@@ -103,7 +105,7 @@ def test_the_cache_has_the_bytes_that_the_architecture_counts() -> None:
     architecture = MODEL.architecture
     for dtype, name in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
         cache = KVCache(architecture, slots=3, context=50, dtype=dtype)
-        assert cache.layers_L2BKTH.nbytes == 3 * architecture.kv_bytes(50, name)
+        assert cache.nbytes == 3 * architecture.kv_bytes(50, name)
 
 
 def test_the_decoder_has_the_parameters_that_the_architecture_counts() -> None:
@@ -240,17 +242,17 @@ def test_fails_when_weights_are_not_finite(value: float) -> None:
         broken(**{"model.norm.weight": torch.full((48,), value)})()
 
 
-def test_fails_when_the_decoder_does_not_compute_what_the_model_needs() -> None:
+def test_fails_when_the_context_needs_rope_that_changes_on_the_way() -> None:
     config = {
-        "model_type": "mixtral", "hidden_size": 8, "intermediate_size": 8, "vocab_size": 9,
-        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
-        "max_position_embeddings": 8, "sliding_window": 4, "num_local_experts": 2,
-        "num_experts_per_tok": 1,
+        "model_type": "llama", "hidden_size": 8, "intermediate_size": 8, "vocab_size": 9,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 8,
+        "rope_scaling": {"rope_type": "dynamic", "factor": 2.0},
     }  # fmt: skip
+    Decoder(parse(config), context=8, dtype=torch.float32)
     with pytest.raises(
-        WeightsError, match=r"does not compute a sliding window, a mixture of experts; set ISO"
+        WeightsError, match=r"llama: a context of 9 needs dynamic RoPE, .* allowed are up to 8"
     ):
-        Decoder(parse(config), context=8, dtype=torch.float32)
+        Decoder(parse(config), context=9, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")

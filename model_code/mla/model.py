@@ -1,0 +1,77 @@
+"""Multi-head latent attention, on the latents themselves (DeepSeek-V2, arXiv 2405.04434, 2.1).
+
+A token leaves one latent and one rotated key, for all heads together. Keys and values of heads are
+never formed: the matrix that would make a head's keys of the latents is multiplied into its query,
+and the one that would make its values, into what comes out.
+
+Shape letters: B sequences, S new tokens, T cached positions, D model width, N heads, P width of a
+head's key without position, E of its rotated part, V of its values, R width of the latent,
+Q width of the queries' latent.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from model_code.common.attention import grouped_attention
+from model_code.common.cache import LayerCache
+from model_code.common.layers import Attention
+from model_code.common.linear import Linear
+from model_code.common.norm import RMSNorm
+from model_code.common.rotary import Rotary
+from model_code.common.span import Span
+
+_LATENT_EPS = 1e-6  # of the norms on latents, whatever the config says of the others
+
+
+class LatentAttention(nn.Module):
+    """MLA: to the cache it is attention with one key/value head, R + E wide."""
+
+    def __init__(self, hidden: int, attention: Attention, dtype: torch.dtype) -> None:
+        super().__init__()
+        assert attention.latent_rank is not None  # noqa: S101
+        self.heads, self.scale = attention.heads, attention.scale
+        self.rank, self.turned = attention.latent_rank, attention.rope_dim
+        self.plain = attention.head_dim - attention.rope_dim
+        bias, queries = attention.bias_qkv, attention.heads * attention.head_dim
+        self.query_down: Linear | None = None
+        self.query_norm: RMSNorm | None = None
+        if (rank := attention.query_rank) is not None:
+            self.query_down = Linear(hidden, rank, bias=bias, dtype=dtype)
+            self.query_norm = RMSNorm(rank, eps=_LATENT_EPS, dtype=dtype)
+        self.query = Linear(rank or hidden, queries, bias=False, dtype=dtype)
+        self.latent = Linear(hidden, self.rank + self.turned, bias=bias, dtype=dtype)
+        self.latent_norm = RMSNorm(self.rank, eps=_LATENT_EPS, dtype=dtype)
+        # A head's keys and values from the latent, in rows P then V.
+        width = self.plain + attention.value_dim
+        self.expand_NXR = nn.Parameter(torch.empty(self.heads, width, self.rank, dtype=dtype))
+        out = attention.heads * attention.value_dim
+        self.output = Linear(out, hidden, bias=attention.bias_output, dtype=dtype)
+
+    def forward(self, x_BSD: Tensor, rotary: Rotary, cache: LayerCache, span: Span) -> Tensor:
+        """[B, S, D] -> [B, S, D]; the new latents and rotated keys stay in the cache."""
+        query_BSNW = self._query(x_BSD, rotary, span)
+        latent_BSR, key_BSE = self.latent(x_BSD).split([self.rank, self.turned], dim=-1)
+        key_BS1E = rotary(key_BSE[:, :, None], span.positions_BS)
+        kept_BS1W = torch.cat([self.latent_norm(latent_BSR)[:, :, None], key_BS1E], dim=-1)
+        (seen_B1TW,), mask_BST = cache.update([kept_BS1W], span)
+        # The latents are keys and values at once: they are read as one matrix, and the rotated
+        # part that comes out beside them is cut off.
+        out_BSNW = grouped_attention(query_BSNW, seen_B1TW, seen_B1TW, mask_BST, self.scale)
+        values_NVR = self.expand_NXR[:, self.plain :]
+        out_BSNV = _per_head(out_BSNW[..., : self.rank], values_NVR.mT)
+        return self.output(out_BSNV.flatten(2))
+
+    def _query(self, x_BSD: Tensor, rotary: Rotary, span: Span) -> Tensor:
+        """Return queries [B, S, N, R + E] that are multiplied with latents and rotated keys."""
+        if self.query_down is not None and self.query_norm is not None:
+            x_BSD = self.query_norm(self.query_down(x_BSD))
+        query_BSNH = self.query(x_BSD).unflatten(-1, (self.heads, -1))
+        plain_BSNP, turned_BSNE = query_BSNH.split([self.plain, self.turned], dim=-1)
+        absorbed_BSNR = _per_head(plain_BSNP, self.expand_NXR[:, : self.plain])
+        return torch.cat([absorbed_BSNR, rotary(turned_BSNE, span.positions_BS)], dim=-1)
+
+
+def _per_head(x_BSNI: Tensor, weight_NIO: Tensor) -> Tensor:
+    """Multiply each head with its own matrix: [B, S, N, I] -> [B, S, N, O]."""
+    B, S, N, _ = x_BSNI.shape
+    return (x_BSNI.flatten(0, 1).transpose(0, 1) @ weight_NIO).transpose(0, 1).view(B, S, N, -1)

@@ -1,0 +1,117 @@
+"""A mixture of experts: each token visits the few feed-forward experts that a router chooses.
+
+Shape letters: B sequences, S tokens of each, T tokens of all, D model width, F inner width of an
+expert, E experts, A experts that a token visits, G groups of experts.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model_code.common.feed_forward import GatedFeedForward, gated
+from model_code.common.layers import FeedForward
+from model_code.common.linear import linear
+
+
+class Router(nn.Module):
+    """Chooses each token's experts and their weights, in float32.
+
+    With groups, only the best few groups are considered (DeepSeek-V2, arXiv 2405.04434, section
+    2.2.2; a group lies on one node there). A correction changes the choice, not the weights; it
+    balances the load without an auxiliary loss (DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
+    """
+
+    def __init__(self, hidden: int, part: FeedForward, dtype: torch.dtype) -> None:
+        super().__init__()
+        assert part.router is not None  # noqa: S101
+        self.rules, self.active = part.router, part.active
+        self.weight = nn.Parameter(torch.empty(part.experts, hidden, dtype=dtype))
+        self.bias = (
+            nn.Parameter(torch.empty(part.experts, dtype=dtype)) if part.router.bias else None
+        )
+        kept = torch.empty(part.experts, dtype=torch.float32) if part.router.correction else None
+        self.correction: Tensor | None
+        self.register_buffer("correction", kept)
+
+    def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the experts [T, A] of each token, and their weights [T, A] in float32."""
+        bias = None if self.bias is None else self.bias.float()
+        logits_TE = functional.linear(x_TD.float(), self.weight.float(), bias)
+        scores_TE = (
+            logits_TE.sigmoid() if self.rules.scoring == "sigmoid" else logits_TE.softmax(-1)
+        )
+        wanted_TE = scores_TE if self.correction is None else scores_TE + self.correction
+        if self.rules.kept_groups < self.rules.groups:
+            wanted_TE = self._in_best_groups(wanted_TE)
+        experts_TA = wanted_TE.topk(self.active, dim=-1).indices
+        weights_TA = scores_TE.gather(-1, experts_TA)
+        if self.rules.normalize:
+            weights_TA = weights_TA / (weights_TA.sum(-1, keepdim=True) + 1e-20)
+        return experts_TA, weights_TA * self.rules.scale
+
+    def _in_best_groups(self, wanted_TE: Tensor) -> Tensor:
+        """Rule out experts of other groups. A group is as good as its best, or its best two."""
+        groups_TGE = wanted_TE.unflatten(-1, (self.rules.groups, -1))
+        best = min(2, groups_TGE.shape[-1]) if self.rules.correction else 1
+        worth_TG = groups_TGE.topk(best, dim=-1).values.sum(-1)
+        kept = worth_TG.topk(self.rules.kept_groups, dim=-1).indices
+        out_TG = torch.ones_like(worth_TG, dtype=torch.bool).scatter_(-1, kept, False)
+        return groups_TGE.masked_fill(out_TG[..., None], -torch.inf).flatten(-2)
+
+
+class Experts(nn.Module):
+    """The routed experts. Each one that is visited reads its tokens together, once."""
+
+    def __init__(self, hidden: int, part: FeedForward, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.part = part
+        E, F = part.experts, part.width
+        self.gate_up = nn.Parameter(torch.empty(E, 2 * F, hidden, dtype=dtype))
+        self.down = nn.Parameter(torch.empty(E, hidden, F, dtype=dtype))
+        biased = part.expert_bias
+        self.gate_up_bias = nn.Parameter(torch.empty(E, 2 * F, dtype=dtype)) if biased else None
+        self.down_bias = nn.Parameter(torch.empty(E, hidden, dtype=dtype)) if biased else None
+
+    def forward(self, x_TD: Tensor, experts_TA: Tensor, weights_TA: Tensor) -> Tensor:
+        """Return the weighted sum [T, D] of what each token's experts make of it."""
+        active = experts_TA.shape[1]
+        visits = experts_TA.flatten().sort(stable=True)
+        tokens = visits.indices // active
+        weights = weights_TA.flatten()[visits.indices, None].to(x_TD.dtype)
+        counts = torch.bincount(visits.values, minlength=self.part.experts).tolist()
+        out_TD = torch.zeros_like(x_TD)
+        start = 0
+        for expert, count in enumerate(counts):
+            if count:
+                stop = start + count
+                rows = tokens[start:stop]
+                out_TD.index_add_(0, rows, self._one(expert, x_TD[rows]) * weights[start:stop])
+                start = stop
+        return out_TD
+
+    def _one(self, expert: int, x_TD: Tensor) -> Tensor:
+        """Return what one expert makes of some tokens."""
+        up_bias = None if self.gate_up_bias is None else self.gate_up_bias[expert]
+        down_bias = None if self.down_bias is None else self.down_bias[expert]
+        inner_TF = gated(linear(x_TD, self.gate_up[expert], up_bias), self.part)
+        return linear(inner_TF, self.down[expert], down_bias)
+
+
+class MixtureOfExperts(nn.Module):
+    """Routed experts, and shared ones that every token visits."""
+
+    def __init__(self, hidden: int, part: FeedForward, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.router = Router(hidden, part, dtype)
+        self.experts = Experts(hidden, part, dtype)
+        self.shared = (
+            GatedFeedForward(hidden, part, dtype, width=part.shared_width)
+            if part.shared_width
+            else None
+        )
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        """[B, S, D] -> [B, S, D]."""
+        x_TD = x_BSD.flatten(0, -2)
+        out_BSD = self.experts(x_TD, *self.router(x_TD)).view(x_BSD.shape)
+        return out_BSD if self.shared is None else out_BSD + self.shared(x_BSD)
