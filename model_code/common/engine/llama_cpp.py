@@ -53,7 +53,7 @@ class LlamaCppEngine:
         def run() -> None:
             try:
                 if not cancelled.is_set():
-                    self._server.handle_completions(_body(request), deliver)
+                    self._server.handle_completions(_body(request, self.context), deliver)
                 deliver(None)
             except Exception as error:
                 deliver(error)
@@ -103,7 +103,7 @@ def _start(path: Path, slots: int, context: int) -> Any:
         raise WeightsError(f"{path}: llama.cpp cannot load it: {error}") from error
 
 
-def _body(request: Generation) -> dict[str, Any]:
+def _body(request: Generation, context: int) -> dict[str, Any]:
     return {
         "prompt": request.prompt,
         "max_tokens": -1 if request.max_tokens is None else request.max_tokens,
@@ -112,7 +112,7 @@ def _body(request: Generation) -> dict[str, Any]:
         "top_k": request.top_k,
         "min_p": request.min_p,
         "repeat_penalty": request.repetition_penalty,
-        "repeat_last_n": -1,  # the whole context
+        "repeat_last_n": context,
         # As the native engine orders them; nothing that nobody asked for.
         "samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"],
         "seed": request.seed,
