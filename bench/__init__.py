@@ -28,4 +28,16 @@ def _planner() -> Iterator[Row]:
         yield Row(**{name: value for name, value in row.items() if name != "reached"})
 
 
-BENCHES: dict[str, Callable[[], Iterable[Row]]] = {"gqa": _gqa, "planner": _planner}
+def _sliding_window() -> Iterator[Row]:
+    """The cache's bytes, and what a function ships and takes to start; both need torch."""
+    from bench import sliding_window
+
+    yield from sliding_window.memory()
+    yield from sliding_window.starts()
+
+
+BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
+    "gqa": _gqa,
+    "planner": _planner,
+    "sliding_window": _sliding_window,
+}

@@ -6,12 +6,18 @@ from constructs_lib.data_key import DataKey
 from constructs_lib.decode_fleet import DecodeFleet, Server
 from constructs_lib.fleet_group import Machines
 from constructs_lib.fleet_watch import Limits
+from constructs_lib.function_code import image_code, zip_code
+from constructs_lib.function_edge import FunctionEdge, Viewers
+from constructs_lib.function_role import FunctionRole
+from constructs_lib.function_watch import FunctionLimits, FunctionWatch
 from constructs_lib.latent_cache import LatentCache, Login, Nodes, Serverless
 from constructs_lib.latent_watch import CacheLimits, LatentWatch
+from constructs_lib.managed_capacity import ManagedCapacity, ManagedInstances
 from constructs_lib.monthly_budget import MonthlyBudget
 from constructs_lib.private_vpc import PrivateVpc
 from constructs_lib.site import Site
 from constructs_lib.weights import NO_WEIGHTS, Weights
+from constructs_lib.window_function import FunctionMode, FunctionSize, WindowFunction, refusals
 
 __all__ = [
     "NO_WEIGHTS",
@@ -21,17 +27,30 @@ __all__ = [
     "DataBucket",
     "DataKey",
     "DecodeFleet",
+    "FunctionEdge",
+    "FunctionLimits",
+    "FunctionMode",
+    "FunctionRole",
+    "FunctionSize",
+    "FunctionWatch",
     "LatentCache",
     "LatentWatch",
     "Limits",
     "Login",
     "Machines",
+    "ManagedCapacity",
+    "ManagedInstances",
     "MonthlyBudget",
     "Nodes",
     "PrivateVpc",
     "Server",
     "Serverless",
     "Site",
+    "Viewers",
     "Weights",
+    "WindowFunction",
     "ZipAsset",
+    "image_code",
+    "refusals",
+    "zip_code",
 ]

@@ -19,6 +19,9 @@ from constructs_lib.site import Site
 from constructs_lib.user_data import render_user_data
 from constructs_lib.weights import Weights
 
+# boot.sh and the node's service take these up.
+_BANDWIDTH = {"ISOMORPH_HUGE_PAGES": "always", "ISOMORPH_NUMA": "interleave"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
@@ -71,6 +74,8 @@ class DecodeFleet(Construct):
         wheelhouse: The wheels that the code needs, for the nodes' Python.
         weights: What it serves. Until there are any, the fleet has no node.
         statements: What its nodes may do besides.
+        bandwidth: Whether the nodes' memory is set up for reading weights: huge pages, and pages
+            spread over all NUMA nodes.
         certificate_arn: Certificate for HTTPS. Left out, the load balancer speaks HTTP.
         retained: Keep logs, and protect the load balancer from deletion.
     """
@@ -90,10 +95,12 @@ class DecodeFleet(Construct):
         weights: Weights,
         statements: Sequence[iam.PolicyStatement] = (),
         certificate_arn: str | None = None,
+        bandwidth: bool = False,
         retained: bool,
     ) -> None:
         super().__init__(scope, construct_id)
         stack = Stack.of(self)
+        self.site, self.weights = site, weights
         self.namespace = namespace = f"Isomorph/{slug}"
         self.log_group = logs.LogGroup(
             self,
@@ -151,6 +158,7 @@ class DecodeFleet(Construct):
                     "ISOMORPH_METRIC_NAMESPACE": namespace,
                     "ISOMORPH_LOG_GROUP": self.log_group.log_group_name,
                     "ISOMORPH_STACK": stack.stack_name,
+                    **(_BANDWIDTH if bandwidth else {}),
                     **self.group.signal_settings,
                 },
             ),

@@ -77,7 +77,7 @@ def ask(
         with urllib.request.urlopen(request, json.dumps(body).encode(), timeout) as response:  # noqa: S310
             answer = json.load(response)
     except urllib.error.HTTPError as error:
-        raise UserError(f"{slug} answered {error.code}: {_said(error.read())}") from None
+        raise UserError(f"{slug} answered {error.code}: {said(error.read())}") from None
     except OSError as error:
         where = urlsplit(outputs["Endpoint"]).hostname
         hint = "" if environment.embedded else "; it is internal: ask from inside the VPC"
@@ -93,7 +93,7 @@ def ask(
     )
 
 
-def _said(body: bytes) -> str:
+def said(body: bytes) -> str:
     """Return the message of an error's body, on one line."""
     try:
         return str(json.loads(body)["error"]["message"])

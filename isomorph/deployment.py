@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from botocore.exceptions import BotoCoreError, ClientError
 
 from config import EnvironmentConfig, Override
-from isomorph import cdk, output, wheelhouse
+from isomorph import cdk, function_libraries, output, wheelhouse
 from isomorph.environments import Environment
 from isomorph.errors import UserError
 from isomorph.paths import state
@@ -16,7 +16,7 @@ from model_code.common import weights
 from model_code.common.errors import WeightsError
 from stacks.base import weights_parameter
 from stacks.registry import environments, selected
-from stacks.wheelhouse import FOLDER, wheelhouse_name
+from stacks.wheelhouse import FOLDER, function_libraries_name, wheelhouse_name
 
 
 @runtime_checkable
@@ -25,6 +25,20 @@ class OnNodes(Protocol):
 
     engine: str
     python: str
+
+
+class OfFunction(Protocol):
+    """Settings of a Lambda function."""
+
+    python: str
+    architecture: str
+
+
+@runtime_checkable
+class WithFunction(Protocol):
+    """Settings of an innovation that has a Lambda function."""
+
+    function: OfFunction
 
 
 def deploy(
@@ -48,11 +62,15 @@ def deploy(
 def ensure_wheelhouses(
     config: EnvironmentConfig, slugs: Collection[str] | None = None
 ) -> list[Path]:
-    """Return the wheelhouses of an environment's fleets, or of some, building what is missing."""
+    """Return what fleets and functions install, of all or of some; build what is missing."""
     paths = []
     for deployable, settings in selected(config):
         slug = deployable.innovation.slug
-        if not isinstance(settings, OnNodes) or (slugs is not None and slug not in slugs):
+        if slugs is not None and slug not in slugs:
+            continue
+        if isinstance(settings, WithFunction):
+            paths.append(_ensure_function_libraries(slug, settings.function))
+        if not isinstance(settings, OnNodes):
             continue
         engine, python = settings.engine, settings.python
         path = FOLDER / wheelhouse_name(slug, python, engine)
@@ -62,6 +80,17 @@ def ensure_wheelhouses(
                 n.append(f"{path.stat().st_size / 2**20:.0f} MiB")
         paths.append(path)
     return paths
+
+
+def _ensure_function_libraries(slug: str, function: OfFunction) -> Path:
+    python, architecture = function.python, function.architecture
+    path = FOLDER / function_libraries_name(slug, python, architecture)
+    if not path.is_file():
+        what = f"download the libraries of {slug}'s function, Python {python}, {architecture}"
+        with output.step(what) as notes:
+            function_libraries.build(slug, python=python, architecture=architecture, path=path)
+            notes.append(f"{path.stat().st_size / 2**20:.0f} MiB")
+    return path
 
 
 def push_weights(environment: Environment, slug: str, folder: Path) -> str:

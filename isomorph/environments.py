@@ -71,7 +71,9 @@ class Environment:
 
     def stack(self, slug: str) -> str:
         """Return the CloudFormation name of a stack of this environment."""
-        return f"{self.name}-{slug}"
+        from stacks.base import stack_name
+
+        return stack_name(self.name, slug)
 
     def stack_ids(self) -> list[str]:
         """Return the ids of the stacks that the environment turns on, without the foundation."""

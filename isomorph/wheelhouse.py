@@ -15,12 +15,18 @@ from isomorph.torch_build import prefer_cpu
 
 LOCK = "requirements-native.txt"  # the name inside the zip; boot.sh installs from it
 # Amazon Linux 2023 has glibc 2.34; pip wants every older tag by name.
-_PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(34, 4, -1)]
-_PLATFORMS += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
+_GLIBC = [f"manylinux_2_{minor}" for minor in range(34, 4, -1)]
+_GLIBC += ["manylinux2014", "manylinux2010", "manylinux1"]
+_MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}  # AWS's word -> that of wheels
 
 
-def target_options(python: str) -> list[str]:
-    """Return pip's options for a node's Python: `host` is this machine's, `3.11` Amazon Linux's."""
+def target_options(python: str, architecture: str = "x86_64") -> list[str]:
+    """Return pip's options for a target's Python: `host` is this machine's, `3.11` Amazon Linux's.
+
+    Args:
+        python: `host`, or a version of Amazon Linux 2023 or of Lambda's runtimes there.
+        architecture: x86_64 or arm64, as AWS calls them.
+    """
     if python == "host":
         return []
     tag = "cp" + python.replace(".", "")
@@ -28,7 +34,7 @@ def target_options(python: str) -> list[str]:
     return [
         *("--python-version", python, "--implementation", "cp"),
         *(part for abi in abis for part in ("--abi", abi)),
-        *(part for name in _PLATFORMS for part in ("--platform", name)),
+        *(part for name in _GLIBC for part in ("--platform", f"{name}_{_MACHINES[architecture]}")),
     ]
 
 

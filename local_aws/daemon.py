@@ -17,7 +17,7 @@ from local_aws.caches.server import kill_leftovers as kill_servers
 from local_aws.errors import EmulatorError
 from local_aws.machines.machine import AWS_CLI, kill_leftovers
 from local_aws.processes import command, listener, port_is_free, started
-from local_aws.settings import ACCOUNT, MACHINES, REGION, Settings
+from local_aws.settings import ACCOUNT, FUNCTIONS, MACHINES, REGION, Settings
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 15.0
@@ -56,6 +56,12 @@ class Running:
     def machines(self) -> list[dict[str, Any]]:
         """Return every machine, and the last failed ones with the reason."""
         with _DIRECT.open(f"{self.endpoint}{MACHINES}", timeout=10) as answer:
+            found: list[dict[str, Any]] = json.load(answer)
+            return found
+
+    def functions(self) -> list[dict[str, Any]]:
+        """Return every execution environment of a function."""
+        with _DIRECT.open(f"{self.endpoint}{FUNCTIONS}", timeout=10) as answer:
             found: list[dict[str, Any]] = json.load(answer)
             return found
 

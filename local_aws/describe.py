@@ -114,6 +114,17 @@ def _log_group(clients: Clients, name: str, _: Properties) -> object:
     return any(group["logGroupName"] == name for group in found)
 
 
+def _queue_policy(clients: Clients, _: str, properties: Properties) -> object:
+    """Nor has a queue's policy."""
+    return all(
+        clients("sqs")
+        .get_queue_attributes(QueueUrl=queue, AttributeNames=["Policy"])
+        .get("Attributes", {})
+        .get("Policy")
+        for queue in properties["Queues"]
+    )
+
+
 def _alias(clients: Clients, name: str, _: Properties) -> object:
     return any(alias["AliasName"] == name for alias in clients("kms").list_aliases()["Aliases"])
 
@@ -216,6 +227,9 @@ DESCRIBE: dict[str, See] = {
         FunctionName=name
     ),
     "AWS::Lambda::Permission": _permission,
+    "AWS::Lambda::Url": lambda clients, name, _: clients("lambda").get_function_url_config(
+        FunctionName=name
+    ),
     "AWS::Logs::LogGroup": _log_group,
     "AWS::S3::Bucket": lambda clients, name, _: clients("s3").head_bucket(Bucket=name),
     "AWS::S3::BucketPolicy": lambda clients, name, _: clients("s3").get_bucket_policy(
@@ -228,6 +242,10 @@ DESCRIBE: dict[str, See] = {
     "AWS::SecretsManager::Secret": lambda clients, name, _: (
         "DeletedDate" not in clients("secretsmanager").describe_secret(SecretId=name)
     ),
+    "AWS::SQS::Queue": lambda clients, name, _: clients("sqs").get_queue_attributes(
+        QueueUrl=name, AttributeNames=["QueueArn"]
+    ),
+    "AWS::SQS::QueuePolicy": _queue_policy,
     "AWS::SSM::Parameter": lambda clients, name, _: clients("ssm").get_parameter(Name=name),
 }
 

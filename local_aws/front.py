@@ -9,11 +9,13 @@ import ministack.app
 from ministack.core.responses import set_request_account_id, set_request_region
 from ministack.services import alb
 
+from local_aws.functions.runner import FunctionRunner
+from local_aws.functions.urls import FunctionUrls
 from local_aws.machines.imds import PREFIX as IMDS
 from local_aws.machines.imds import Imds
 from local_aws.machines.member import Member
 from local_aws.machines.runner import Runner
-from local_aws.settings import MACHINES
+from local_aws.settings import FUNCTIONS, MACHINES
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -23,8 +25,9 @@ Send = Callable[[Message], Awaitable[None]]
 class Front:
     """The ASGI application."""
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+    def __init__(self, runner: Runner, functions: FunctionRunner) -> None:
+        self._runner, self._functions = runner, functions
+        self._urls = FunctionUrls(functions)
         self._imds = Imds(runner)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -36,9 +39,16 @@ class Front:
                 body = json.dumps(machines(self._runner)).encode()
                 await _send(send, 200, body, "application/json")
                 return
+            if path == FUNCTIONS:
+                body = json.dumps(self._functions.describe()).encode()
+                await _send(send, 200, body, "application/json")
+                return
             if path.startswith(IMDS):
                 status, body = self._imds.answer(scope["method"], path, headers)
                 await _send(send, status, body, "text/plain")
+                return
+            if url := self._urls.resolve(headers.get("host", "")):
+                await self._urls.answer(url, scope, receive, send)
                 return
             balancer = _load_balancer(headers.get("host", ""))
             if balancer:

@@ -37,6 +37,7 @@ def serve(settings: Settings) -> None:
     from local_aws.behind import put_moto_behind
     from local_aws.caches.runner import Caches
     from local_aws.front import Front
+    from local_aws.functions.runner import FunctionRunner
     from local_aws.givens import give_s3_its_key, publish_images
     from local_aws.machines.autoscaling import AutoScalingApi, scopes
     from local_aws.machines.loadbalancing import LoadBalancing
@@ -54,12 +55,14 @@ def serve(settings: Settings) -> None:
         scopes=scopes,
         environment={TRUSTED: str(caches.trusted)},
     )
+    functions = FunctionRunner(endpoint=settings.endpoint, folder=settings.functions_dir)
+    functions.install()
     AutoScalingApi(runner).install()
     LoadBalancing(runner).install()
     put_moto_behind()
     publish_images()
     give_s3_its_key()
-    register_all(Aws(settings.endpoint), runner, caches)
+    register_all(Aws(settings.endpoint), runner, functions, caches)
 
     config = Config()
     config.bind = [f"{HOST}:{settings.port}"]
@@ -71,7 +74,7 @@ def serve(settings: Settings) -> None:
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        await hypercorn(Front(runner), config, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
+        await hypercorn(Front(runner, functions), config, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
 
     runner.start()
     code = 0
@@ -82,6 +85,7 @@ def serve(settings: Settings) -> None:
         code = 1
     finally:
         runner.stop()
+        functions.stop()
         caches.stop()
         clear(settings)
         sys.stderr.flush()
@@ -93,5 +97,5 @@ def clear(settings: Settings) -> None:
     """Remove all machines and caches, also those of an embedded AWS that was killed here."""
     kill_leftovers(settings.instances_dir)
     kill_servers(settings.caches_dir)
-    for folder in (settings.instances_dir, settings.caches_dir):
+    for folder in (settings.instances_dir, settings.functions_dir, settings.caches_dir):
         shutil.rmtree(folder, ignore_errors=True)

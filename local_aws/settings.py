@@ -7,6 +7,7 @@ HOST = "127.0.0.1"
 ACCOUNT = "000000000000"
 REGION = "us-east-1"
 MACHINES = "/_isomorph/machines"  # the path that lists them
+FUNCTIONS = "/_isomorph/functions"  # the path that lists execution environments of functions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,3 +46,8 @@ class Settings:
     def caches_dir(self) -> Path:
         """The folder with the caches' servers and certificates."""
         return self.state_dir / "caches"
+
+    @property
+    def functions_dir(self) -> Path:
+        """The folder with one folder for each execution environment of a function."""
+        return self.state_dir / "functions"

@@ -1,5 +1,6 @@
 """Sizes that stacks ask for. The same arithmetic as a plan's, so a template never disagrees."""
 
+import dataclasses
 import datetime
 import math
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import Any, TypeVar
 
 from model_code.common.architecture import Architecture
 from planner.caching import CacheFit, fit_cache
-from planner.catalogue import GIB, Instance, instances
+from planner.catalogue import GIB, Instance, instances, price
 from planner.choosing import cheapest
 from planner.errors import PlanError
 from planner.functions import FunctionFit, fit_function
@@ -146,9 +147,63 @@ def latent_cache(architecture: Architecture, load: Load, region: str) -> CacheFi
     return _or_refuse(fit_cache(architecture, load.of(architecture), region))
 
 
-def window_function(architecture: Architecture, load: Load, region: str) -> FunctionFit:
-    """Return the Lambda function that answers the load's requests."""
-    return _or_refuse(fit_function(architecture, load.of(architecture), region))
+def window_function(
+    architecture: Architecture, load: Load, region: str, memory_mib: int | None = None
+) -> FunctionFit:
+    """Return the Lambda function that answers the load's requests.
+
+    Raises:
+        PlanError: The model does not fit; the message says by how much, and what would.
+    """
+    return _or_refuse(fit_function(architecture, load.of(architecture), region, memory_mib))
+
+
+def window_of(architecture: Architecture) -> int:
+    """Return the window of the model's local layers, in tokens.
+
+    Raises:
+        PlanError: It has none.
+    """
+    windows = {layer.attention.window for layer in architecture.layers} - {None}
+    found = min((window for window in windows if window), default=None)
+    if found is None:
+        raise PlanError(
+            f"{architecture.name} has no sliding window; what has one: gemma-3-270m, gemma-3-1b, "
+            f"mistral-7b, gpt-oss-20b; without one, gqa serves it"
+        )
+    return found
+
+
+def window_fleet(
+    architecture: Architecture, load: Load, region: str, family: str = "r7i"
+) -> FleetSize:
+    """Return the fleet on the family's type with the most memory bandwidth for a dollar.
+
+    Decoding reads all weights for every token, so that bandwidth is its speed. Within a family
+    the ratio is nearly flat: of equal ones, the smallest that fits needs the fewest spare cores.
+
+    Raises:
+        PlanError: No type of the family takes the model; the message says what the last lacks.
+    """
+    asked = load.of(architecture)
+    demand = Demand(architecture, dtype=asked.dtype, kv_dtype=asked.kv_dtype, context=asked.context)
+    fitting, refused = [], "none is in the catalogue"
+    for instance in instances().values():
+        row = price("ec2", instance.name, region)
+        if instance.family != family or row is None:
+            continue
+        found = fit(demand, asked, instance)
+        if isinstance(found, Misfit):
+            refused = f"{found.reason}; what would: {found.remedy}"
+            continue
+        rate = instance.bandwidth / 1e9 / row.usd
+        fitting.append((-round(rate), row.usd, instance.name, found, rate))
+    if not fitting:
+        raise PlanError(f"{architecture.name} fits no {family}: {refused}")
+    _, usd, name, layout, rate = min(fitting, key=lambda each: each[:3])
+    size = fleet_size(demand, asked, layout)
+    why = f"{name} reads {rate:,.0f} GB/s for a dollar an hour ({usd:.4g} USD/h): {family}'s most"
+    return dataclasses.replace(size, reasons=(why, *size.reasons))
 
 
 def training_nodes(architecture: Architecture, load: Load, instance: str) -> TrainingFit:

@@ -24,6 +24,11 @@ def export_name(environment: str, output: str) -> str:
     return f"{environment}-foundation-{output}"
 
 
+def stack_name(environment: str, stack: str) -> str:
+    """Return CloudFormation's name of a stack, which takes no underscore."""
+    return f"{environment}-{stack.replace('_', '-')}"
+
+
 def weights_parameter(environment: str, slug: str) -> str:
     """Return the name of the SSM parameter that says where an innovation's weights are."""
     return f"/isomorph/{environment}/{slug}/weights"

@@ -167,6 +167,7 @@ def decode_fleet(
     site: Site | None = None,
     more: Mapping[str, str] | None = None,
     statements: Sequence[iam.PolicyStatement] = (),
+    bandwidth: bool = False,
 ) -> DecodeFleet:
     """Return the fleet of an innovation with its weights, and put out what commands read of it.
 
@@ -178,6 +179,7 @@ def decode_fleet(
         site: Handles of the foundation inside of the stack, if it has made them already.
         more: What the servers are told besides, by the names of their variables.
         statements: What the nodes may do besides.
+        bandwidth: Whether the nodes are set up for reading memory: huge pages, all NUMA nodes.
     """
     size, remarks = settings.planned(stack.region), settings.remarks(stack.region)
     if size is not None:
@@ -217,6 +219,7 @@ def decode_fleet(
         weights=weights,
         statements=statements,
         certificate_arn=settings.certificate_arn,
+        bandwidth=bandwidth,
         retained=base.retained,
     )
     _put_out(stack, slug, fleet, weights, engine=settings.engine, environment=base.environment)

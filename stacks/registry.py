@@ -17,11 +17,12 @@ from config import (
     innovation_settings,
     load_environments,
 )
-from constructs_lib import DecodeFleet, LatentCache
+from constructs_lib import DecodeFleet, LatentCache, WindowFunction
 from stacks.gqa import GqaSettings, GqaStack
 from stacks.innovation import Innovation
-from stacks.map_data import GQA, INNOVATIONS, MLA
+from stacks.map_data import GQA, INNOVATIONS, MLA, SLIDING_WINDOW
 from stacks.mla import MlaSettings, MlaStack
+from stacks.sliding_window import SlidingWindowSettings, SlidingWindowStack
 
 # Called with scope, id, settings and base.
 StackClass = Callable[..., Stack]
@@ -47,6 +48,12 @@ class Deployable:
 DEPLOYABLE: tuple[Deployable, ...] = (
     Deployable(MLA, MlaSettings, stacks={"mla": MlaStack}, constructs=(LatentCache, DecodeFleet)),
     Deployable(GQA, GqaSettings, stacks={"gqa": GqaStack}, constructs=(DecodeFleet,)),
+    Deployable(
+        SLIDING_WINDOW,
+        SlidingWindowSettings,
+        stacks={"sliding_window": SlidingWindowStack},
+        constructs=(DecodeFleet, WindowFunction),
+    ),
 )
 
 REGISTRY: dict[str, Deployable] = {each.innovation.slug: each for each in DEPLOYABLE}

@@ -52,3 +52,27 @@ def wheelhouse(slug: str, python: str, engine: str, folder: Path = FOLDER) -> Pa
 
 def _short(folder: Path) -> str:
     return str(folder.relative_to(ROOT)) if folder.is_relative_to(ROOT) else str(folder)
+
+
+def function_libraries_name(slug: str, python: str, architecture: str) -> str:
+    """Return the file name of the libraries of a function for one Python and one processor."""
+    if python == HOST:
+        python = f"{HOST}{sys.version_info.major}.{sys.version_info.minor}"
+    digest = hashlib.sha256(function_lock(slug).read_bytes()).hexdigest()
+    return f"{slug}-function-{python}-{architecture}-{digest[:12]}.zip"
+
+
+def function_lock(slug: str) -> Path:
+    """Return the file that says which libraries a function brings along."""
+    return ROOT / "model_code" / slug / "handler" / "requirements.txt"
+
+
+def function_libraries(slug: str, python: str, architecture: str, folder: Path = FOLDER) -> Path:
+    """Return the zip of a function's unpacked libraries, or say how to build it."""
+    path = folder / function_libraries_name(slug, python, architecture)
+    if not path.is_file():
+        raise ConfigError(
+            f"the libraries of the function of {slug} (python {python}, {architecture}) are not "
+            f"built: no {path.name} in {_short(folder)}; run `make wheelhouses`"
+        )
+    return path

@@ -38,8 +38,10 @@ NOT_AT_IMPORT = {"isomorph": {"aws_cdk", "constructs", "torch"}}
 
 
 def files_of(package: str) -> list[Path]:
+    """The package's files, without the code of Lambda functions that travels as an asset."""
     found = ROOT / package
-    return [found] if found.is_file() else sorted(found.rglob("*.py"))
+    files = [found] if found.is_file() else sorted(found.rglob("*.py"))
+    return [file for file in files if file.parent.parent != ROOT / "constructs_lib" / "functions"]
 
 
 def imported(path: Path, *, at_import: bool = False) -> set[str]:

@@ -4,6 +4,7 @@ import click
 
 from isomorph import output
 from isomorph.ask import ask
+from isomorph.ask_function import ask_function
 from isomorph.environments import load
 
 
@@ -14,9 +15,24 @@ from isomorph.environments import load
 @click.option("--engine", help="Serve with this engine; deploys it first where that is needed.")
 @click.option("--max-tokens", default=32, show_default=True, type=click.IntRange(1))
 @click.option("--chat", is_flag=True, help="As a conversation instead of a completion.")
+@click.option(
+    "--on",
+    "where",
+    type=click.Choice(["fleet", "function", "all"]),
+    default="all",
+    show_default=True,
+    help="Which half of it to ask, where it has two.",
+)
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def run(
-    slug: str, prompt: str, name: str, engine: str | None, max_tokens: int, chat: bool, json_: bool
+    slug: str,
+    prompt: str,
+    name: str,
+    engine: str | None,
+    max_tokens: int,
+    chat: bool,
+    where: str,
+    json_: bool,
 ) -> None:
     """Ask the innovation SLUG to continue PROMPT."""
     environment = load(name)
@@ -24,12 +40,22 @@ def run(
         from isomorph.deployment import ensure_engine
 
         ensure_engine(environment, slug, engine)
-    answer = ask(environment, slug, prompt, max_tokens=max_tokens, chat=chat)
+    answers = {}
+    if where in ("fleet", "all"):
+        answers["fleet"] = ask(environment, slug, prompt, max_tokens=max_tokens, chat=chat)
+    has_function = "FunctionUrl" in environment.outputs(slug)
+    if where == "function" or (where == "all" and has_function):
+        answers["function"] = ask_function(
+            environment, slug, prompt, max_tokens=max_tokens, chat=chat
+        )
     if json_:
-        output.as_json(answer.as_dict())
+        only = next(iter(answers.values())).as_dict()
+        both = {half: answer.as_dict() for half, answer in answers.items()}
+        output.as_json(both if len(both) > 1 else only)
         return
-    click.echo(answer.text if chat else prompt + answer.text)
-    output.say(
-        f"({answer.engine}, {answer.completion_tokens} tokens in {answer.seconds:.2f} s, "
-        f"{answer.tokens_per_second:.0f} tokens/s)"
-    )
+    for half, answer in answers.items():
+        click.echo(answer.text if chat else prompt + answer.text)
+        output.say(
+            f"({half if len(answers) > 1 else answer.engine}, {answer.completion_tokens} tokens in "
+            f"{answer.seconds:.2f} s, {answer.tokens_per_second:.0f} tokens/s)"
+        )

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from isomorph import cdk, output, samples, trained
+from isomorph import cdk, output, samples, terms, trained
 from isomorph.ask import ask
+from isomorph.ask_function import ask_function
 from isomorph.environments import Environment, load
 from isomorph.errors import UserError
 from isomorph.paths import state
@@ -19,19 +20,29 @@ PROMPT = "The capital of France is"
 @click.command()
 @click.argument("slugs", nargs=-1, metavar="[SLUG ...]")
 @click.option("--port", default=4570, show_default=True, type=click.IntRange(1024, 65000))
+@click.option(
+    terms.TERMS["gemma"].flag,
+    "accept_gemma",
+    is_flag=True,
+    help="Accept Google's terms for Gemma's weights; remembered in this checkout.",
+)
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
-def up(slugs: tuple[str, ...], port: int, json_: bool) -> None:
+def up(slugs: tuple[str, ...], port: int, accept_gemma: bool, json_: bool) -> None:
     """Deploy what `local` turns on, or SLUG ..., to the embedded AWS, and ask each model.
 
-    What has to be trained first is brought up when it is named.
-
-    Twice in a row, the second only renews what changed.
+    Without SLUG, what has to be trained first is left out, and what serves weights whose terms are
+    not accepted; it says so. Twice in a row, the second only renews what changed.
     """
     from isomorph import deployment
     from local_aws import daemon
 
     environment = load("local")
+    if accept_gemma:
+        output.say(terms.TERMS["gemma"].notice)
+        terms.accept("gemma")
     chosen = _chosen(environment, slugs)
+    if not slugs:
+        chosen = _without_unaccepted_terms(environment, chosen)
     start = time.monotonic()
     deployment.ensure_wheelhouses(environment.config, chosen)
     folders = {slug: _weights(environment, slug) for slug in chosen}
@@ -126,6 +137,27 @@ def _chosen(environment: Environment, slugs: tuple[str, ...]) -> list[str]:
     return [slug for slug in on if models[slug] not in trained.TRAINED]
 
 
+def _without_unaccepted_terms(environment: Environment, slugs: list[str]) -> list[str]:
+    """Return what may be brought up without a word, and say what is left out and why."""
+    kept = []
+    for slug in slugs:
+        model = environment.config.innovations[slug]["model"]
+        sample = samples.SAMPLES.get(model)
+        if sample is None or sample.terms is None or terms.accepted(sample.terms):
+            kept.append(slug)
+            continue
+        asked = terms.TERMS[sample.terms]
+        output.say(f"{slug} is left out: {model} comes under terms that are not accepted yet")
+        output.say(asked.notice)
+        output.say(f"accept them with `isomorph up {asked.flag}`, or {asked.variable}=1")
+    if not kept:
+        raise UserError(
+            f"nothing is left to bring up: config/{environment.name}.yaml turns on only what "
+            f"needs terms that are not accepted: {', '.join(slugs)}"
+        )
+    return kept
+
+
 def _weights(environment: Environment, slug: str) -> Path:
     """Return the folder with the weights of an innovation's model, downloaded if need be."""
     model = environment.config.innovations[slug]["model"]
@@ -143,7 +175,13 @@ def _row(environment: Environment, slug: str) -> dict[str, Any]:
     count = sum(len(p["StackResourceSummaries"]) for p in pages.paginate(StackName=stack))
     with output.step(f"ask {slug}"):
         answer = ask(environment, slug, PROMPT, max_tokens=16)
+    function: dict[str, Any] = {}
+    if "FunctionUrl" in environment.outputs(slug):
+        with output.step(f"ask the function of {slug}, which loads its model first"):
+            said = ask_function(environment, slug, PROMPT, max_tokens=16)
+        function = {"function": said.as_dict()}
     return {
+        **function,
         "innovation": slug,
         "stack": stack,
         "resources": count,
@@ -157,6 +195,16 @@ def _where(environment: Environment, slug: str) -> str:
     from local_aws import daemon
 
     group = environment.outputs(slug)["Fleet"]
+    name = environment.outputs(slug).get("Function")
     running = daemon.status(state())
-    machines = [row for row in running.machines() if row["group"] == group] if running else []
-    return ", ".join(f"{row['id']} (pid {row['pid']}, port {row['port']})" for row in machines)
+    if running is None:
+        return ""
+    places = [
+        f"{row['id']} (pid {row['pid']}, port {row['port']})"
+        for row in running.machines()
+        if row["group"] == group
+    ]
+    places += [
+        f"function (pid {row['pid']})" for row in running.functions() if row["function"] == name
+    ]
+    return ", ".join(places)

@@ -1,20 +1,23 @@
 """The CloudFormation types that the control plane lacks."""
 
 from local_aws.caches.runner import Caches
+from local_aws.functions.runner import FunctionRunner
 from local_aws.machines.runner import Runner
 from local_aws.resources.bucket import BUCKET
 from local_aws.resources.cache import caches_types, keep_passwords
 from local_aws.resources.fleet import fleet
+from local_aws.resources.function import function
 from local_aws.resources.network import NETWORK
 from local_aws.resources.rotation import ROTATION, rotate_with_functions
 from local_aws.resources.table import Aws, register
 from local_aws.resources.watching import WATCHING, keep_metric_math
 
 
-def register_all(aws: Aws, runner: Runner, caches: Caches) -> None:
+def register_all(aws: Aws, runner: Runner, functions: FunctionRunner, caches: Caches) -> None:
     """Teach the control plane every type of the tables."""
     keep_metric_math()
     keep_passwords()
     rotate_with_functions(aws.endpoint)
-    for kind in (BUCKET, *NETWORK, *WATCHING, *ROTATION, *fleet(runner), *caches_types(caches)):
+    played = (*fleet(runner), function(functions), *caches_types(caches))
+    for kind in (BUCKET, *NETWORK, *WATCHING, *ROTATION, *played):
         register(aws, kind)

@@ -47,7 +47,7 @@ def isomorph(variables: dict[str, str]) -> Command:
 @pytest.fixture(scope="session")
 def up(isomorph: Command) -> Iterator[dict[str, Any]]:
     """What `isomorph up` reports; the deployment stays up for the session."""
-    done = isomorph("up", "--port", str(free_port()), "--json")
+    done = isomorph("up", "gqa", "--port", str(free_port()), "--json")
     try:
         assert done.returncode == 0, done.stderr
         yield json.loads(done.stdout)

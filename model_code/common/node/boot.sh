@@ -58,6 +58,18 @@ if [ "$ISOMORPH_ENGINE" = llama.cpp ]; then # its wheel brings everything but th
     dnf install -y -q libgomp || fail "libgomp.so.1 is not here, and dnf cannot install it"
 fi
 
+# Decoding reads all weights for each token. Huge pages save lookups; pages spread over the sockets of
+# a large machine let every core read from all of its memory channels.
+pages="$ROOT/sys/kernel/mm/transparent_hugepage/enabled"
+if [ -n "${ISOMORPH_HUGE_PAGES:-}" ] && [ -w "$pages" ]; then
+  echo "$ISOMORPH_HUGE_PAGES" >"$pages"
+fi
+numa=""
+if [ -n "${ISOMORPH_NUMA:-}" ]; then
+  numa="NUMAPolicy=$ISOMORPH_NUMA
+NUMAMask=all"
+fi
+
 mkdir -p "$UNITS"
 cat >"$UNITS/isomorph.service" <<UNIT
 [Unit]
@@ -78,6 +90,7 @@ TimeoutStopSec=$((ISOMORPH_DEADLINE_S + 15))
 DynamicUser=yes
 StateDirectory=isomorph
 LimitNOFILE=65536
+$numa
 CapabilityBoundingSet=
 LockPersonality=yes
 NoNewPrivileges=yes

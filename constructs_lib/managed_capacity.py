@@ -1,0 +1,83 @@
+"""Lambda managed instances: the function on EC2 of a chosen family, which Lambda looks after."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aws_cdk import Acknowledgment, Validations
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from constructs import Construct
+
+from constructs_lib.closed_group import ClosedGroup
+from constructs_lib.site import Site
+
+OPERATOR_POLICY = "AWSLambdaManagedEC2ResourceOperator"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManagedInstances:
+    """Which machines Lambda may launch for the function.
+
+    Args:
+        instance_types: EC2 instance types, such as r7i.large.
+        max_vcpus: Of all of them together; what bounds the bill.
+    """
+
+    instance_types: Sequence[str]
+    max_vcpus: int
+
+
+class ManagedCapacity(Construct):
+    """A capacity provider in the private subnets.
+
+    Args:
+        site: The network and keys that it is put into.
+        instances: Which machines.
+        architecture: The function's.
+        log_group: Takes what the provider itself says.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        site: Site,
+        instances: ManagedInstances,
+        architecture: lambda_.Architecture,
+        log_group: logs.ILogGroup,
+    ) -> None:
+        super().__init__(scope, construct_id)
+        group = ClosedGroup(
+            self,
+            "SecurityGroup",
+            vpc=site.vpc,
+            description="Lambda managed instances: HTTPS to AWS",
+        )
+        https = ec2.Port.tcp(443)
+        group.add_egress_rule(site.endpoints, https, "interface endpoints")
+        group.add_egress_rule(
+            ec2.Peer.prefix_list(site.s3_prefix_list), https, "S3 gateway endpoint"
+        )
+        types = [ec2.InstanceType(name) for name in instances.instance_types]
+        self.provider = lambda_.CapacityProvider(
+            self,
+            "Provider",
+            security_groups=[group],
+            subnets=site.vpc.private_subnets,
+            architectures=[architecture],
+            instance_type_filter=lambda_.InstanceTypeFilter.allow(types),
+            kms_key=site.volume_key,
+            max_v_cpu_count=instances.max_vcpus,
+            log_group=log_group,
+        )
+        for child in self.provider.node.find_all():
+            Validations.of(child).acknowledge(
+                Acknowledgment(
+                    id=f"AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/"
+                    f"{OPERATOR_POLICY}]",
+                    reason="Lambda's own policy for the instances that it launches, ends and tags; "
+                    "it limits each action to resources that Lambda manages",
+                )
+            )

@@ -1,0 +1,1 @@
+"""The deployable target of the fleet: an OpenAI-compatible server."""
