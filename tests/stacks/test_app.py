@@ -54,6 +54,7 @@ def test_a_stack_deploys_after_the_foundation_and_needs_no_other(wheels):
         "local-foundation": set(),
         "local-gqa": {"local-foundation"},
         "local-mla": {"local-foundation"},
+        "local-sliding-window": {"local-foundation"},
     }
 
 

@@ -14,7 +14,6 @@ ONLY_IN_ACCOUNTS = {
     "AWS::CloudFront::Distribution": "nobody is far from the embedded AWS",
     "AWS::CloudFront::OriginAccessControl": "comes with the distribution",
     "AWS::Lambda::Alias": "only provisioned concurrency needs one, and that bills while idle",
-    "AWS::Lambda::Permission": "lets CloudFront in",
     "AWS::Lambda::Version": "comes with the alias",
     "AWS::AutoScaling::WarmPool": "local has one machine, and stopped machines are not played",
     "AWS::SNS::Subscription": "local has nobody to write to",
