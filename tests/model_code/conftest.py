@@ -34,6 +34,12 @@ def weights() -> Path:
     return samples.fetch("smollm2-135m-instruct")[0]
 
 
+@pytest.fixture(scope="session")
+def gemma() -> Path:
+    """The folder with Gemma 3 270M's GGUF file, under its terms."""
+    return samples.fetch("gemma-3-270m")[0]
+
+
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An AWS in this process."""
