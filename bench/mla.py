@@ -147,7 +147,7 @@ def _first_token(model: Model, prompt: list[int], address: Address) -> Row:
             raise RuntimeError("the store had a prompt that is new")
         other.close()
 
-    took = interleaved({"miss": miss, "prepare": other_node, "hit": hit}, rounds=3)
+    took = interleaved({"miss": miss, "prepare": other_node, "hit": hit}, rounds=2, warmups=0)
     made[-1].close()
     return Row(
         name=f"first token after {len(prompt) - 40} tokens of text, tiny-deepseek",
