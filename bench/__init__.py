@@ -21,6 +21,20 @@ def _gqa() -> Iterator[Row]:
         yield from gqa.decode()
 
 
+def _mla() -> Iterator[Row]:
+    """Latent attention and the store of latents, on the tiny model that is trained here."""
+    from bench import mla, mla_nodes, mla_store
+    from isomorph import trained
+
+    weights, _ = trained.fetch("tiny-deepseek")
+    yield from mla.cache_bytes()
+    if find_spec("transformers"):
+        yield from mla.decode()
+    yield from mla.first_token(weights)
+    yield from mla_store.throughput()
+    yield from mla_nodes.shared_prefixes(weights)
+
+
 def _planner() -> Iterator[Row]:
     from bench import planner
 
@@ -38,6 +52,7 @@ def _sliding_window() -> Iterator[Row]:
 
 BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
     "gqa": _gqa,
+    "mla": _mla,
     "planner": _planner,
     "sliding_window": _sliding_window,
 }

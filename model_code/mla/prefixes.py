@@ -76,6 +76,11 @@ class LatentPrefixes:
 
         self._store.save(sequence.digests[start // self.block], write)
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing waits to be stored."""
+        return self._store.settled
+
     def close(self) -> None:
         """Stop the store's threads."""
         self._store.close()

@@ -72,6 +72,11 @@ class LatentStore:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing waits to be stored or is being stored."""
+        return self._puts.unfinished_tasks == 0
+
     def close(self) -> None:
         """Stop the threads; what is still queued is dropped."""
         self._closing = True
@@ -214,17 +219,21 @@ class LatentStore:
     def _write(self, client: Client) -> None:
         while (digest := self._puts.get()) and not self._closing:
             digests = [digest, *_more(self._puts, self._pipeline - 1)]
-            if not self._writing.allows():
-                continue
-            since = time.monotonic()
-            try:
-                self._store_some(client, digests)
-                self._writing.succeeded()
-            except Exception as error:
-                self._failed(self._writing, "takes no blocks", error)
-            self._metrics.left_alone("write", self._writing.open)
-            self._metrics.store_seconds.observe(time.monotonic() - since)
+            if self._writing.allows():
+                self._write_some(client, digests)
+            for _ in digests:
+                self._puts.task_done()
         client.close()
+
+    def _write_some(self, client: Client, digests: Sequence[bytes]) -> None:
+        since = time.monotonic()
+        try:
+            self._store_some(client, digests)
+            self._writing.succeeded()
+        except Exception as error:
+            self._failed(self._writing, "takes no blocks", error)
+        self._metrics.left_alone("write", self._writing.open)
+        self._metrics.store_seconds.observe(time.monotonic() - since)
 
     def _store_some(self, client: Client, digests: Sequence[bytes]) -> None:
         with ExitStack() as held:
@@ -263,7 +272,7 @@ def _more(waiting: "queue.Queue[bytes | None]", count: int) -> list[bytes]:
     while len(found) < count and not waiting.empty():
         item = waiting.get_nowait()
         if item is None:  # the end: leave it for the loop
-            waiting.put_nowait(None)
+            waiting.put(None)
             break
         found.append(item)
     return found

@@ -1,0 +1,57 @@
+"""Models that are trained here instead of downloaded."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isomorph import samples, trained
+from isomorph.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(trained, "CACHE", tmp_path)
+    return tmp_path / "weights" / "tiny-deepseek"
+
+
+def test_what_is_there_is_not_trained_again(cache: Path) -> None:
+    cache.mkdir(parents=True)
+    (cache / "model.safetensors").write_bytes(b"x")
+    assert samples.fetch("tiny-deepseek") == (cache, False)
+
+
+def test_what_is_missing_is_trained_by_the_command(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(trained, "find_spec", lambda _: True)
+    monkeypatch.setattr(subprocess, "run", run)
+    assert samples.fetch("tiny-deepseek") == (cache, True)
+    [command] = asked
+    assert command[1:5] == ["-m", "model_code.mla.train_tiny", "--out", str(cache)]
+    assert Path(command[6]).is_file()
+
+
+def test_a_training_that_fails_is_told_with_its_own_last_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 1, "", "noise\ntrain_tiny: no space left\n")
+
+    monkeypatch.setattr(trained, "find_spec", lambda _: True)
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(UserError, match="could not be trained: train_tiny: no space left"):
+        trained.fetch("tiny-deepseek")
+
+
+def test_without_torch_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trained, "find_spec", lambda name: None if name == "torch" else True)
+    with pytest.raises(UserError, match="is trained here, which needs torch: run `make torch`"):
+        trained.fetch("tiny-deepseek")
