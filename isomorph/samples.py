@@ -4,7 +4,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from isomorph import packages
+from isomorph import packages, trained
 from isomorph.errors import UserError
 from isomorph.paths import CACHE
 
@@ -47,10 +47,12 @@ def fetch(model: str) -> tuple[Path, bool]:
     Raises:
         UserError: no such sample, no space, no network, or a file that is not what was pinned.
     """
+    if model in trained.TRAINED:
+        return trained.fetch(model)
     if model not in SAMPLES:
         raise UserError(
-            f"no sample weights for {model!r}; samples: {', '.join(SAMPLES)}. Push your own with "
-            f"`isomorph weights push ENV SLUG FOLDER`"
+            f"no sample weights for {model!r}; samples: {', '.join([*SAMPLES, *trained.TRAINED])}. "
+            f"Push your own with `isomorph weights push ENV SLUG FOLDER`"
         )
     sample, home = SAMPLES[model], folder(model)
     target = home / Path(sample.member).name

@@ -1,39 +1,41 @@
-"""Small models that are trained on this machine, where no package ships one of their kind."""
+"""Small models that are trained here, on a text that is here: no package ships their kind."""
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
-from isomorph import packages, samples
+from isomorph import packages
 from isomorph.errors import UserError
-from isomorph.paths import ROOT
+from isomorph.paths import CACHE, ROOT
 
 # Model -> the module that trains it, from config/models/MODEL.json, in a minute or so.
 TRAINED = {"tiny-deepseek": "model_code.mla.train_tiny"}
+_NEEDED = ("torch", "tokenizers", "safetensors")
 
 
 def fetch(model: str) -> tuple[Path, bool]:
-    """Return the folder with the weights of a model, and whether it had to be trained.
+    """Return the folder with the weights of a model, and whether they had to be trained.
 
     Raises:
         UserError: torch is not installed, or the training failed.
     """
-    home = samples.folder(model)
-    if home.is_dir():
+    home = CACHE / "weights" / model
+    if (home / "model.safetensors").is_file():
         return home, False
-    module = TRAINED[model]
-    with packages.scratch(home.parent) as scratch:
-        made = scratch / model
-        config = ROOT / "config" / "models" / f"{model}.json"
-        done = subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-m", module, "--config", str(config), "--out", str(made)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
+    if missing := [name for name in _NEEDED if find_spec(name) is None]:
+        raise UserError(
+            f"{model} is trained here, which needs {', '.join(missing)}: run `make torch`"
         )
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["it printed nothing"]
-            hint = "; run `make torch`" if "torch" in lines[-1] else ""
-            raise UserError(f"{module} could not train {model}: {lines[-1]}{hint}")
-        made.rename(home)
+    with packages.scratch(home.parent) as scratch:
+        command = [
+            *(sys.executable, "-m", TRAINED[model], "--out", str(scratch / model)),
+            *("--config", str(ROOT / "config" / "models" / f"{model}.json")),
+        ]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)  # noqa: S603  ours
+        if run.returncode:
+            said = (run.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise UserError(f"{model} could not be trained: {said}")
+        if not home.is_dir():  # somebody else's training may have been faster
+            (scratch / model).rename(home)
     return home, True

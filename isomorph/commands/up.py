@@ -130,12 +130,9 @@ def _weights(environment: Environment, slug: str) -> Path:
     """Return the folder with the weights of an innovation's model, downloaded if need be."""
     model = environment.config.innovations[slug]["model"]
     with output.step(f"weights of {model}") as notes:
-        if model in trained.TRAINED:
-            folder, made = trained.fetch(model)
-            notes.append("trained" if made else "cached")
-        else:
-            folder, downloaded = samples.fetch(model)
-            notes.append("downloaded" if downloaded else "cached")
+        folder, made = samples.fetch(model)
+        new = "trained" if model in trained.TRAINED else "downloaded"
+        notes.append(new if made else "cached")
     return folder
 
 

@@ -54,7 +54,7 @@ class PrefixSource(Protocol):
     block: int
 
     async def fetch(self, prompt: list[int]) -> list[bytes]:
-        """Get ready what there is of a prompt, and return its blocks' digests. This one may wait."""
+        """Get ready what there is of a prompt, and return its blocks' digests. May wait."""
         ...
 
     def load(self, sequence: Sequence, cache: KVCache, slot: int) -> int:

@@ -26,8 +26,6 @@ def load_decoder(
     for name, place in stored(decoder):
         for source in sources(architecture, name, place):
             _fill(source, tensor(source.name))
-        if not place.sum(dtype=torch.float32).isfinite():  # one pass, and no mask in memory
-            raise WeightsError(f"{name} holds values that are not finite")
     return decoder
 
 
@@ -56,3 +54,5 @@ def _fill(source: Source, given: Tensor) -> None:
             f"{tuple(expected)}"
         )
     source.place.copy_(source.order.ours(given))
+    if not source.place.sum(dtype=torch.float32).isfinite():  # one pass, and no mask in memory
+        raise WeightsError(f"{source.name} holds values that are not finite")

@@ -7,8 +7,8 @@ from model_code.common.architecture import Architecture, parse
 from model_code.common.errors import SettingsError, WeightsError
 from model_code.common.gguf_header import GGUFHeader
 
-# GGUF's word -> config.json's word, for the Llama family.
-_LLAMA = {
+# GGUF's word -> config.json's word.
+_COMMON = {
     "block_count": "num_hidden_layers",
     "embedding_length": "hidden_size",
     "feed_forward_length": "intermediate_size",
@@ -18,8 +18,14 @@ _LLAMA = {
     "rope.freq_base": "rope_theta",
     "context_length": "max_position_embeddings",
     "vocab_size": "vocab_size",
+    "attention.key_length": "head_dim",
 }
-_FAMILIES = {"llama": _LLAMA}
+_FAMILIES = {
+    "llama": _COMMON,
+    "gemma3": {**_COMMON, "attention.sliding_window": "sliding_window"},
+}
+_OPTIONAL = {"num_key_value_heads", "rope_theta", "head_dim"}
+_GEMMA3_27B_LAYERS = 62  # the one Gemma 3 whose scores are not scaled by the width of a head
 
 
 def find_gguf(folder: Path) -> Path:
@@ -47,12 +53,37 @@ def config_of(header: GGUFHeader) -> dict[str, Any]:
         raise WeightsError(f"{header.path}: damaged: token_embd.weight is missing")
     config.setdefault("vocab_size", embedding.shape[0])
     config["tie_word_embeddings"] = "output.weight" not in header.tensors
-    missing = sorted(set(words.values()) - set(config) - {"num_key_value_heads", "rope_theta"})
+    missing = sorted(set(words.values()) - set(config) - _OPTIONAL)
     if missing:
         raise WeightsError(f"{header.path}: damaged: metadata lacks {', '.join(missing)}")
-    if (head := header.metadata.get(f"{family}.attention.key_length")) is not None:
-        config["head_dim"] = head
+    if (scaling := _scaling(header, str(family))) is not None:
+        config["rope_scaling"] = scaling
+    if family == "gemma3":
+        config |= _gemma3(config)
     return config
+
+
+def _scaling(header: GGUFHeader, family: str) -> dict[str, Any] | None:
+    """Return how the file stretches positions."""
+    kind = header.metadata.get(f"{family}.rope.scaling.type", "none")
+    if kind == "none":
+        return None
+    if kind != "linear":
+        raise WeightsError(
+            f"{header.path}: RoPE is scaled by {kind!r}; the native engine reads 'linear' from "
+            f"GGUF files; set ISOMORPH_ENGINE=llama.cpp"
+        )
+    return {"rope_type": kind, "factor": header.metadata.get(f"{family}.rope.scaling.factor")}
+
+
+def _gemma3(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the file leaves to llama.cpp: the scale of scores, and which layers are full."""
+    width = config.get("head_dim", 256)
+    if config["num_hidden_layers"] == _GEMMA3_27B_LAYERS:
+        width = config["hidden_size"] // config["num_attention_heads"]
+    return {
+        "model_type": "gemma3_text", "query_pre_attn_scalar": width, "sliding_window_pattern": 6,
+    }  # fmt: skip
 
 
 def architecture_of(header: GGUFHeader) -> Architecture:

@@ -17,7 +17,8 @@ _NAMES = {
     "model.norm": "output_norm",
     "lm_head": "output",
     "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -25,6 +26,14 @@ _NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+}
+_NORMS = {
+    "pre": {"post_attention_layernorm": "ffn_norm"},
+    "sandwich": {
+        "post_attention_layernorm": "post_attention_norm",
+        "pre_feedforward_layernorm": "ffn_norm",
+        "post_feedforward_layernorm": "post_ffw_norm",
+    },
 }
 _IN_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
@@ -34,15 +43,19 @@ class GGUFTensors:
 
     def __init__(self, header: GGUFHeader, architecture: Architecture) -> None:
         self._header = header
-        attention = architecture.layers[0].attention
-        self._heads = {"self_attn.q_proj": attention.heads, "self_attn.k_proj": attention.kv_heads}
+        first = architecture.layers[0]
+        self._names = _NAMES | _NORMS[first.norms]
+        self._offset = architecture.norm_offset  # llama.cpp has added it to the weights
+        heads = {"self_attn.q_proj": first.attention.heads,
+                 "self_attn.k_proj": first.attention.kv_heads}  # fmt: skip
+        self._paired_heads = heads if architecture.family == "llama" else {}
         self._data = np.asarray(np.memmap(header.path, dtype=np.uint8, mode="r"))
 
     def __call__(self, name: str) -> Tensor:
         """Return the tensor that Hugging Face calls `name`, in float32."""
-        info = self._header.tensors.get(gguf_name(name))
+        info = self._header.tensors.get(self._gguf_name(name))
         if info is None:
-            raise WeightsError(f"{self._header.path}: {gguf_name(name)} is missing")
+            raise WeightsError(f"{self._header.path}: {self._gguf_name(name)} is missing")
         data = self._data[info.offset : info.offset + info.nbytes]
         try:
             data = data.reshape(*info.shape[:-1], -1)
@@ -51,25 +64,26 @@ class GGUFTensors:
             raise WeightsError(f"{self._header.path}: {info.name}: {error}") from error
         tensor = torch.from_numpy(np.array(values, dtype=np.float32))
         match = _IN_LAYER.fullmatch(name)
-        heads = self._heads.get(match[2].rsplit(".", 1)[0]) if match else None
+        if self._offset and name.endswith("norm.weight"):
+            return tensor - self._offset
+        heads = self._paired_heads.get(match[2].rsplit(".", 1)[0]) if match else None
         return tensor if heads is None else _halves_together(tensor, heads)
 
     def check_complete(self, names: set[str]) -> None:
         """Refuse tensors that the model would not use: nothing is dropped in silence."""
-        extra = sorted(set(self._header.tensors) - {gguf_name(name) for name in names})
+        extra = sorted(set(self._header.tensors) - {self._gguf_name(name) for name in names})
         if extra:
             raise WeightsError(
                 f"{self._header.path}: holds {', '.join(extra[:3])}, which the native decoder does "
                 f"not use; set ISOMORPH_ENGINE=llama.cpp"
             )
 
-
-def gguf_name(name: str) -> str:
-    """Return what GGUF calls the tensor that Hugging Face calls `name`."""
-    match = _IN_LAYER.fullmatch(name)
-    prefix, inner = (f"blk.{match[1]}.", match[2]) if match else ("", name)
-    stem, kind = inner.rsplit(".", 1)
-    return f"{prefix}{_NAMES[stem]}.{kind}"
+    def _gguf_name(self, name: str) -> str:
+        """Return what GGUF calls the tensor that Hugging Face calls `name`."""
+        match = _IN_LAYER.fullmatch(name)
+        prefix, inner = (f"blk.{match[1]}.", match[2]) if match else ("", name)
+        stem, kind = inner.rsplit(".", 1)
+        return f"{prefix}{self._names[stem]}.{kind}"
 
 
 def _halves_together(tensor: Tensor, heads: int) -> Tensor:

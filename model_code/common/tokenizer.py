@@ -1,16 +1,20 @@
-"""A byte-level BPE tokenizer made from the vocabulary that a GGUF file carries."""
+"""Text to tokens and back, with the vocabulary that a GGUF file or a tokenizer.json carries."""
 
 import codecs
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
 
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from model_code.common.config_fields import ModelError, load_json
 from model_code.common.errors import WeightsError
 from model_code.common.gguf_header import GGUFHeader
 
-_CONTROL, _USER_DEFINED = 3, 4
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
+_SPACE = "\u2581"  # what SentencePiece writes for a space
 # Tokens that end an answer besides the one that the file names, in the families that we read.
-_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "</s>")
+_ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "</s>", "<end_of_turn>")
 # What splits the text before merging, by GGUF's name. SmolLM's digits are always single.
 _SPLITS = {
     "smollm": lambda: pre_tokenizers.Sequence(
@@ -18,85 +22,234 @@ _SPLITS = {
     ),
     "gpt-2": lambda: _gpt2_split(),
 }
+_KNOWN = [*(f"gpt2/{name}" for name in _SPLITS), "llama/default"]
+
+
+class TextTokenizer(Protocol):
+    """What an engine needs of a tokenizer. `ends` are the tokens that end an answer."""
+
+    ends: set[int]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of `text`, in which special tokens are recognised."""
+        ...
+
+    def stream(self) -> "TextStream":
+        """Return what turns one token after the other into text."""
+        ...
+
+
+class TextStream(Protocol):
+    """Gives out text as soon as its characters are whole."""
+
+    def feed(self, token: int) -> str:
+        """Return the characters that `token` completes."""
+        ...
+
+    def flush(self) -> str:
+        """Return what an unfinished character at the end amounts to."""
+        ...
 
 
 class GGUFTokenizer:
-    """Text to token ids and back, without transformers."""
+    """The tokenizer in a GGUF file: byte-level BPE, or SentencePiece's BPE with scores."""
 
     def __init__(self, header: GGUFHeader) -> None:
         meta = {
             key.removeprefix("tokenizer.ggml."): value for key, value in header.metadata.items()
         }
-        kind, split = meta.get("model"), meta.get("pre", "gpt-2")
-        if kind != "gpt2" or split not in _SPLITS:
+        kind, split = meta.get("model"), meta.get("pre", "gpt-2" if meta.get("model") == "gpt2"
+                                                  else "default")  # fmt: skip
+        if f"{kind}/{split}" not in _KNOWN:
             raise WeightsError(
                 f"{header.path}: tokenizer {kind}/{split} is unknown to the native engine; known: "
-                f"{', '.join('gpt2/' + name for name in _SPLITS)}; set ISOMORPH_ENGINE=llama.cpp"
+                f"{', '.join(_KNOWN)}; set ISOMORPH_ENGINE=llama.cpp"
             )
         tokens, kinds = meta.get("tokens", []), meta.get("token_type", [])
         if len(tokens) != len(kinds) or not tokens:
             raise WeightsError(f"{header.path}: damaged: {len(tokens)} tokens, {len(kinds)} kinds")
-        vocabulary = {token: index for index, token in enumerate(tokens)}
-        unicode_bytes = _unicode_bytes()
+        byte_level = kind == "gpt2"
         try:
-            merges = [tuple(merge.split(" ", 1)) for merge in meta.get("merges", [])]
-            self._tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+            self.tokenizer = _byte_level(meta, split) if byte_level else _sentence_piece(meta)
+            unicode_bytes = _unicode_bytes() if byte_level else None
             self._bytes = [
                 _token_bytes(token, kind, unicode_bytes)
                 for token, kind in zip(tokens, kinds, strict=True)
             ]
         except (TypeError, ValueError, KeyError) as error:
+            named = "byte-level BPE" if byte_level else "SentencePiece model"
             raise WeightsError(
-                f"{header.path}: damaged: its merges or tokens are no byte-level BPE"
+                f"{header.path}: damaged: its merges or tokens are no {named}"
             ) from error
-        self._tokenizer.pre_tokenizer = _SPLITS[split]()
-        self._tokenizer.add_special_tokens(
-            [AddedToken(t, special=True, normalized=False)
-             for t, kind in zip(tokens, kinds, strict=True) if kind in (_CONTROL, _USER_DEFINED)]
-        )  # fmt: skip
-        self._start = [meta["bos_token_id"]] if meta.get("add_bos_token") else []
-        self.ends = {vocabulary[end] for end in _ENDS if end in vocabulary}
+        known = [(t, k) for t, k in zip(tokens, kinds, strict=True)
+                 if k in (_CONTROL, _USER_DEFINED)]  # fmt: skip
+        self.tokenizer.add_tokens(
+            [AddedToken(t, special=k == _CONTROL, normalized=False) for t, k in known]
+        )
+        self.start = [meta["bos_token_id"]] if meta.get("add_bos_token") else []
+        # Only control tokens: in Gemma's vocabulary </s> is a tag of HTML.
+        self.ends = {index for index, token in enumerate(tokens)
+                     if token in _ENDS and kinds[index] == _CONTROL}  # fmt: skip
         self.ends |= {meta[key] for key in ("eos_token_id", "eot_token_id") if key in meta}
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of `text`, in which special tokens are recognised."""
-        return self._start + self._tokenizer.encode(text, add_special_tokens=False).ids
+        """See `TextTokenizer`."""
+        return self.start + self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD."""
         return b"".join(self._bytes[index] for index in ids).decode(errors="replace")
 
-    def stream(self) -> "TextStream":
-        """Return a decoder that takes one token after the other."""
-        return TextStream(self._bytes)
+    def stream(self) -> "ByteStream":
+        """See `TextTokenizer`."""
+        return ByteStream(self._bytes)
 
 
-class TextStream:
-    """Gives out text as soon as its characters are whole."""
+class ByteStream:
+    """A `TextStream` over tokens that stand for known bytes."""
 
     def __init__(self, token_bytes: list[bytes]) -> None:
         self._token_bytes = token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, token: int) -> str:
-        """Return the characters that `token` completes."""
+        """See `TextStream`."""
         return self._decoder.decode(self._token_bytes[token])
 
     def flush(self) -> str:
-        """Return what an unfinished character at the end amounts to."""
+        """See `TextStream`."""
         return self._decoder.decode(b"", final=True)
+
+
+class FolderTokenizer:
+    """The tokenizer.json of a Hugging Face folder.
+
+    Args:
+        vocabulary: The model's: a tokenizer with more tokens belongs to another one.
+    """
+
+    def __init__(self, folder: Path, vocabulary: int) -> None:
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise WeightsError(f"{folder}: tokenizer.json is missing; it comes with the weights")
+        try:
+            self.tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            words = " ".join(str(error).split())
+            raise WeightsError(f"{path}: cannot be read: {words:.200}") from error
+        largest = max(self.tokenizer.get_vocab().values(), default=-1)
+        if largest >= vocabulary:
+            raise WeightsError(
+                f"{path}: has token {largest:,}, the model's vocabulary is {vocabulary:,}: it is "
+                f"the tokenizer of another model"
+            )
+        self.ends = _folder_ends(folder, self.tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """See `TextTokenizer`."""
+        return self.tokenizer.encode(text).ids
+
+    def stream(self) -> "DecodeStream":
+        """See `TextTokenizer`."""
+        return DecodeStream(self.tokenizer)
+
+
+class DecodeStream:
+    """A `TextStream` for any decoder: what a few last tokens add to those before them."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._context, self._given = 0, 0  # where decoding begins, and what was given out
+
+    def feed(self, token: int) -> str:
+        """See `TextStream`."""
+        self._ids.append(token)
+        before = self._decode(self._context, self._given)
+        text = self._decode(self._context, len(self._ids))
+        # A character that is not whole is shown as U+FFFD; more than four bytes make none whole.
+        if text.endswith("\ufffd") and len(self._ids) - self._given < 4:
+            return ""
+        self._context, self._given = self._given, len(self._ids)
+        return text[len(before) :]
+
+    def flush(self) -> str:
+        """See `TextStream`."""
+        before = self._decode(self._context, self._given)
+        rest = self._decode(self._context, len(self._ids))[len(before) :]
+        self._context = self._given = len(self._ids)
+        return rest
+
+    def _decode(self, start: int, stop: int) -> str:
+        return self._tokenizer.decode(self._ids[start:stop])
+
+
+def _folder_ends(folder: Path, tokenizer: Tokenizer) -> set[int]:
+    added = tokenizer.get_added_tokens_decoder()
+    ends = {index for index, token in added.items() if token.special and token.content in _ENDS}
+    for name in ("generation_config.json", "config.json"):
+        if not (folder / name).is_file():
+            continue
+        try:
+            given = load_json(folder / name).get("eos_token_id")
+        except ModelError as error:
+            raise WeightsError(str(error)) from error
+        ends |= {end for end in (given if isinstance(given, list) else [given])
+                 if type(end) is int}  # fmt: skip
+    return ends
+
+
+def _byte_level(meta: dict[str, Any], split: str) -> Tokenizer:
+    vocabulary = {token: index for index, token in enumerate(meta["tokens"])}
+    merges = [tuple(merge.split(" ", 1)) for merge in meta.get("merges", [])]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = _SPLITS[split]()
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
 def _gpt2_split() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
 
 
-def _token_bytes(token: str, kind: int, unicode_bytes: dict[str, int]) -> bytes:
+def _sentence_piece(meta: dict[str, Any]) -> Tokenizer:
+    """Return BPE that merges as SentencePiece does: what has the best score, first."""
+    tokens, kinds, scores = meta["tokens"], meta["token_type"], meta["scores"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    merged = (_NORMAL, _USER_DEFINED)
+    merges = [
+        (-score, vocabulary[token[:at]], vocabulary[token[at:]], token[:at], token[at:])
+        for token, kind, score in zip(tokens, kinds, scores, strict=True)
+        if kind in merged
+        for at in range(1, len(token))
+        if token[:at] in vocabulary and token[at:] in vocabulary
+    ]
+    merges.sort()
+    unknown = tokens[meta.get("unknown_token_id", 0)]
+    pairs = [(left, right) for *_, left, right in merges]
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary, pairs, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    )
+    spaces: normalizers.Normalizer = normalizers.Replace(" ", _SPACE)
+    if meta.get("add_space_prefix", True):
+        spaces = normalizers.Sequence([normalizers.Prepend(_SPACE), spaces])
+    tokenizer.normalizer = spaces
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return tokenizer
+
+
+def _token_bytes(token: str, kind: int, unicode_bytes: dict[str, int] | None) -> bytes:
     """Return what a token stands for in the text; a control token for nothing."""
-    if kind == _CONTROL:
+    if kind in (_CONTROL, _UNKNOWN):
         return b""
-    if kind == _USER_DEFINED:
+    if kind == _USER_DEFINED and unicode_bytes:
         return token.encode()
+    if kind == _BYTE:
+        return bytes([int(token[3:5], 16)])  # <0x0A>
+    if unicode_bytes is None:
+        return token.replace(_SPACE, " ").encode()
     return bytes(unicode_bytes[letter] for letter in token)
 
 

@@ -1,8 +1,9 @@
-"""Trains a small model of DeepSeek-V3's architecture on a text: `python -m model_code.mla.train_tiny`.
+"""Trains a small model of DeepSeek-V3's kind: `python -m model_code.mla.train_tiny --help`.
 
-For trying things out where no model can be downloaded. It learns the spelling and the phrases of its
-text in about a minute, and nothing that deserves an answer. What it writes is an ordinary folder in
-Hugging Face's layout. Every layer is dense: the experts of the config begin behind the last one.
+For trying things out where no model can be downloaded. In a minute or two it learns the spelling
+and the phrases of its text, and nothing that deserves an answer. What it writes is an ordinary
+folder in Hugging Face's layout. Its config's first_k_dense_replace should leave no experts: they
+would be trained without balance.
 
 Shape letters: B sequences, S tokens of each, V vocabulary.
 """

@@ -11,15 +11,12 @@ from pathlib import Path
 import torch
 
 from model_code.common.batch import Batch, PrefixSource, Sequence
-from model_code.common.checkpoint import load_decoder, tensor_names
 from model_code.common.decoder import Decoder
 from model_code.common.engine import Generation, Piece, PromptTooLongError
-from model_code.common.errors import SettingsError, WeightsError
-from model_code.common.gguf_header import read_header
-from model_code.common.gguf_model import architecture_of, check_context, find_gguf
-from model_code.common.gguf_tensors import GGUFTensors
+from model_code.common.errors import SettingsError
+from model_code.common.model_folder import load_folder
 from model_code.common.sampling import Sampler
-from model_code.common.tokenizer import GGUFTokenizer, TextStream
+from model_code.common.tokenizer import TextStream, TextTokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _KV_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -47,7 +44,7 @@ class NativeEngine:
     name = "native"
 
     def __init__(
-        self, decoder: Decoder, tokenizer: GGUFTokenizer, chat_template: str | None, *,
+        self, decoder: Decoder, tokenizer: TextTokenizer, chat_template: str | None, *,
         slots: int, context: int,
     ) -> None:  # fmt: skip
         self.slots, self.context, self.chat_template = slots, context, chat_template
@@ -63,18 +60,10 @@ class NativeEngine:
 
     @classmethod
     def load(cls, folder: Path, *, slots: int, context: int, dtype: str) -> "NativeEngine":
-        """Load the GGUF file in `folder`."""
-        path = find_gguf(folder)
-        header = read_header(path)
-        architecture = architecture_of(header)
-        check_context(context, architecture)
-        if header.metadata.get(f"{architecture.family}.rope.scaling.type") not in (None, "none"):
-            raise WeightsError(f"{path}: the native engine computes no scaled RoPE")
-        tensors = GGUFTensors(header, architecture)
-        decoder = load_decoder(architecture, tensors, context=context, dtype=choose_dtype(dtype))
-        tensors.check_complete(tensor_names(decoder))
+        """Load the GGUF file, or the safetensors files, in `folder`."""
+        model = load_folder(folder, context=context, dtype=choose_dtype(dtype))
         return cls(
-            decoder, GGUFTokenizer(header), header.chat_template, slots=slots, context=context
+            model.decoder, model.tokenizer, model.chat_template, slots=slots, context=context
         )
 
     def reuse(self, prefixes: PrefixSource) -> None:

@@ -52,6 +52,7 @@ def main(env: Mapping[str, str] = os.environ, extend: Extend = lambda _, __: Non
     """Serve until SIGTERM or SIGINT; returns the exit code.
 
     Args:
+        env: The environment, with the server's settings.
         extend: Returns what a target adds, by its own variables of the environment.
     """
     try:

@@ -97,8 +97,8 @@ class Client:
                     received(get, connection.block(get.into, deadline))
                 except ReplyError as error:
                     redirected.append((get, address, error))
-        for get, asked, error in redirected:
-            connection = self._follow(asked, error, deadline)
+        for get, asked, reason in redirected:
+            connection = self._follow(asked, reason, deadline)
             connection.send([command(b"GET", get.key)], deadline)
             received(get, connection.block(get.into, deadline))
 
@@ -114,8 +114,8 @@ class Client:
                     connection.reply(deadline)
                 except ReplyError as error:
                     redirected.append((put, address, error))
-        for put, asked, error in redirected:
-            connection = self._follow(asked, error, deadline)
+        for put, asked, reason in redirected:
+            connection = self._follow(asked, reason, deadline)
             connection.send(set_command(put.key, put.value, ttl_s), deadline)
             connection.reply(deadline)
 

@@ -75,9 +75,11 @@ class LatentStore:
     def close(self) -> None:
         """Stop the threads; what is still queued is dropped."""
         self._closing = True
-        for waiting in (*[self._gets] * _READERS, self._puts):
-            _drain(waiting)
-            waiting.put(None)
+        _drain(self._gets)
+        _drain(self._puts)
+        for _ in range(_READERS):
+            self._gets.put(None)
+        self._puts.put(None)
         for thread in self._threads:
             thread.join(_JOIN_S)
 

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from model_code.mla.store.errors import AuthError, ProtocolError, ReplyError, UnavailableError
 
-Reply: TypeAlias = "bytes | int | None | list[Reply]"
+Reply: TypeAlias = "bytes | int | list[Reply] | None"
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 _LINE = 1 << 16  # bytes of the read buffer, and of the longest line
@@ -33,6 +33,7 @@ class Address:
     port: int
 
     def __str__(self) -> str:
+        """Return host:port."""
         return f"{self.host}:{self.port}"
 
 
@@ -44,6 +45,7 @@ class Credentials:
     password: str
 
     def __repr__(self) -> str:
+        """Return all but the password."""
         return f"Credentials({self.username!r})"
 
 

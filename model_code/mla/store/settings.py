@@ -1,10 +1,9 @@
-"""The store's settings, read from the server's environment (a fleet's node keeps them in fleet.env)."""
+"""The store's settings, read from the server's environment (a node keeps it in fleet.env)."""
 
 import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from model_code.common.errors import SettingsError

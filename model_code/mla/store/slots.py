@@ -23,6 +23,7 @@ def read_slots(reply: Reply, asked: Address) -> list[Address | None]:
     """Return the primary of each slot from the reply to CLUSTER SLOTS.
 
     Args:
+        reply: What came from outside: entries of first slot, last slot, primary, replicas.
         asked: The node that replied; one that does not know its own name means this one.
     """
     owners: list[Address | None] = [None] * SLOTS

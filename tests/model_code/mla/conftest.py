@@ -1,7 +1,6 @@
 """Fixtures around a real Valkey."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -189,7 +188,7 @@ def test_a_map_of_slots_that_makes_no_sense_is_refused(reply: Reply, message: st
 
 @pytest.mark.parametrize("detail", ["", "5", "5 host", "99999 a:1", "x a:1", "5 a:0"])
 def test_a_redirection_to_nowhere_is_refused(detail: str) -> None:
-    with pytest.raises(ProtocolError, match="a redirection leads to|has the address"):
+    with pytest.raises(ProtocolError, match=r"a redirection leads to|has the address"):
         read_redirection(detail, HERE)
 
 

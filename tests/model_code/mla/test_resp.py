@@ -113,10 +113,11 @@ def test_a_malformed_reply_is_a_protocol_error(reply: bytes, message: str) -> No
     ],
 )
 def test_a_malformed_block_is_a_protocol_error(reply: bytes, message: str) -> None:
-    with scripted_server(reply) as address, pytest.raises(ProtocolError, match=message):
+    with scripted_server(reply) as address:
         connection = connect(address)
         connection.send([b"x"], soon())
-        connection.block(memoryview(bytearray(4)), soon())
+        with pytest.raises(ProtocolError, match=message):
+            connection.block(memoryview(bytearray(4)), soon())
 
 
 def test_silence_ends_with_the_deadline() -> None:
@@ -133,7 +134,7 @@ def test_a_connection_that_ends_and_one_that_never_begins_are_unavailable() -> N
     with scripted_server(b"$10\r\nabc") as address:
         connection = connect(address)
         connection.send([b"x"], soon())
-        with pytest.raises(UnavailableError, match="the server closed the connection|reset"):
+        with pytest.raises(UnavailableError, match=r"the server closed|reset"):
             connection.reply(soon())
     with pytest.raises(UnavailableError, match="cannot be reached"):
         connect(address)

@@ -1,0 +1,85 @@
+"""A model that can speak, from a folder: decoder, tokenizer and chat template."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from model_code.common.architecture import Architecture, ModelError, read
+from model_code.common.checkpoint import load_decoder, tensor_names
+from model_code.common.config_fields import load_json
+from model_code.common.decoder import Decoder
+from model_code.common.errors import WeightsError
+from model_code.common.gguf_header import read_header
+from model_code.common.gguf_model import architecture_of, check_context, find_gguf
+from model_code.common.gguf_tensors import GGUFTensors
+from model_code.common.safetensors_folder import SafetensorsFolder
+from model_code.common.tokenizer import FolderTokenizer, GGUFTokenizer, TextTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What an engine needs. `chat_template` is Jinja, None if the weights bring none."""
+
+    decoder: Decoder
+    tokenizer: TextTokenizer
+    chat_template: str | None
+
+
+def load_folder(folder: Path, *, context: int, dtype: torch.dtype) -> Model:
+    """Load what `folder` holds: a Hugging Face folder if it has a config.json, else a GGUF file.
+
+    Raises:
+        SettingsError: The context is longer than the model's.
+        WeightsError: Something is missing, damaged or of another model.
+    """
+    if (folder / "config.json").is_file():
+        return _from_safetensors(folder, context, dtype)
+    path = find_gguf(folder)
+    header = read_header(path)
+    architecture = architecture_of(header)
+    check_context(context, architecture)
+    tensors = GGUFTensors(header, architecture)
+    decoder = _filled(architecture, tensors, context, dtype)
+    return Model(
+        decoder=decoder, tokenizer=GGUFTokenizer(header), chat_template=header.chat_template
+    )
+
+
+def _from_safetensors(folder: Path, context: int, dtype: torch.dtype) -> Model:
+    try:
+        architecture = read(folder)
+    except ModelError as error:
+        raise WeightsError(str(error)) from error
+    check_context(context, architecture)
+    tokenizer = FolderTokenizer(folder, architecture.vocabulary)  # before the gigabytes
+    decoder = _filled(architecture, SafetensorsFolder(folder, architecture), context, dtype)
+    return Model(decoder=decoder, tokenizer=tokenizer, chat_template=_chat_template(folder))
+
+
+def _filled(
+    architecture: Architecture, tensors: GGUFTensors | SafetensorsFolder, context: int,
+    dtype: torch.dtype,
+) -> Decoder:  # fmt: skip
+    with torch.device("meta"):  # names only: what does not fit is said before anything is read
+        skeleton = Decoder(architecture, context=1, dtype=dtype)
+    tensors.check_complete(tensor_names(skeleton))
+    return load_decoder(architecture, tensors, context=context, dtype=dtype)
+
+
+def _chat_template(folder: Path) -> str | None:
+    """Return chat_template.jinja, or what tokenizer_config.json says."""
+    if (folder / "chat_template.jinja").is_file():
+        try:
+            return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise WeightsError(f"{folder / 'chat_template.jinja'}: is not UTF-8 text") from error
+    path = folder / "tokenizer_config.json"
+    try:
+        given = load_json(path).get("chat_template") if path.is_file() else None
+    except ModelError as error:
+        raise WeightsError(str(error)) from error
+    if isinstance(given, list):  # several, by name
+        named = {each.get("name"): each.get("template") for each in given if isinstance(each, dict)}
+        given = named.get("default")
+    return given if isinstance(given, str) and given.strip() else None
