@@ -181,7 +181,10 @@ _CLOSED = Login("default", "off resetchannels -@all", ("",))
 def kill_leftovers(folder: Path) -> None:
     """Kill servers that an embedded AWS left which was killed itself, should any live on."""
     for file in folder.glob("*/*/pid"):
-        pid, since = json.loads(file.read_text())
+        try:
+            pid, since = json.loads(file.read_text())
+        except ValueError:  # killed while it wrote this, and before it ran anything
+            continue
         if since and started(pid) == since:  # it may be another process by now
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
