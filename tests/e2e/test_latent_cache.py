@@ -19,14 +19,15 @@ from local_aws import daemon
 from local_aws.describe import DESCRIBE, NOTHING_TO_SEE, resources
 from tests.e2e.conftest import Command, free_port
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 # Real text, longer than several blocks of 64 tokens.
 PROMPT = " ".join((Path(__file__).parents[2] / "LICENSE").read_text().split())[:2400]
 
 
 @pytest.fixture(scope="module")
 def mla(isomorph: Command, variables: dict[str, str]) -> Iterator[Environment]:
-    done = isomorph("up", "mla", "--port", str(free_port()), "--json")
+    # The first time it trains the model, which takes minutes on a busy machine.
+    done = isomorph("up", "mla", "--port", str(free_port()), "--json", timeout=900)
     try:
         assert done.returncode == 0, done.stderr
         yield load("local")
