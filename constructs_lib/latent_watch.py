@@ -113,7 +113,9 @@ class LatentWatch(Construct):
     def _memory(self, cache: LatentCache) -> list[cloudwatch.IMetric]:
         metric = "DatabaseMemoryUsagePercentage"
         return [
-            _worst([_node(metric, node, "Maximum") for node in nodes], f"shard {number}")
+            _worst(
+                [_node(metric, node, "Maximum") for node in nodes], f"shard {number}", f"s{number}n"
+            )
             for number, nodes in enumerate(cache.node_ids, start=1)
         ]
 
@@ -169,11 +171,16 @@ def _node(name: str, node: str, statistic: str) -> cloudwatch.Metric:
     )
 
 
-def _worst(metrics: list[cloudwatch.Metric], label: str) -> cloudwatch.IMetric:
-    """Return the highest of several nodes' metrics; an alarm may look at ten."""
+def _worst(metrics: list[cloudwatch.Metric], label: str, prefix: str = "m") -> cloudwatch.IMetric:
+    """Return the highest of several nodes' metrics; an alarm may look at ten.
+
+    In one graph each metric needs an id of its own, which begins with `prefix`.
+    """
     if len(metrics) == 1:
         return metrics[0]
-    used: dict[str, cloudwatch.IMetric] = {f"m{n}": metric for n, metric in enumerate(metrics)}
+    used: dict[str, cloudwatch.IMetric] = {
+        f"{prefix}{n}": metric for n, metric in enumerate(metrics)
+    }
     return cloudwatch.MathExpression(
         expression=f"MAX([{', '.join(used)}])", using_metrics=used, period=_MINUTE, label=label
     )

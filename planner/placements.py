@@ -281,9 +281,11 @@ class Placer:
                 },
                 settings={
                     "model": self.architecture.name,
-                    "node_type": found.node.name,
-                    "shards": found.shards,
-                    "replicas_per_shard": found.replicas,
+                    "cache": {
+                        "node_type": found.node.name,
+                        "shards": found.shards,
+                        "replicas": found.replicas,
+                    },
                 },
             )
         )

@@ -80,12 +80,20 @@ def _merge(path: Path, document: Any, chosen: dict[str, dict[str, Any]]) -> list
         section = innovations[slug]
         if not isinstance(section, dict):
             raise PlanError(f"{path}: innovations.{slug} holds keys and values")
-        for key, after in settings.items():
-            before = section.get(key)
-            if before == after or (key == "model" and before is not None):
-                continue
+        changes += _put(section, settings, f"innovations.{slug}")
+    return changes
+
+
+def _put(section: Any, settings: dict[str, Any], where: str) -> list[Written]:
+    """Set keys of a section, and in sections inside of it; others of them stay."""
+    changes = []
+    for key, after in settings.items():
+        before = section.get(key)
+        if isinstance(after, dict) and isinstance(before, dict):
+            changes += _put(before, after, f"{where}.{key}")
+        elif before != after and not (key == "model" and before is not None):
             section[key] = after
-            changes.append(Written(key=f"innovations.{slug}.{key}", before=before, after=after))
+            changes.append(Written(key=f"{where}.{key}", before=before, after=after))
     return changes
 
 

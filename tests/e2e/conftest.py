@@ -37,8 +37,9 @@ def isomorph(variables: dict[str, str]) -> Command:
 
     def run(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "isomorph", *arguments]
+        given = {"timeout": 280, **options}
         return subprocess.run(
-            command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=280, **options
+            command, cwd=ROOT, env=variables, capture_output=True, text=True, **given
         )
 
     return run

@@ -64,6 +64,18 @@ def test_a_section_that_is_not_there_is_made(tmp_path: Path) -> None:
     assert "gqa" not in path.read_text()
 
 
+def test_a_section_inside_of_a_section_keeps_its_other_keys(tmp_path: Path) -> None:
+    path = tmp_path / "dev.yaml"
+    path.write_text("innovations:\n  mla:\n    cache: {access: token, shards: 1}  # ours\n")
+    changes = write(plan("deepseek-v3", today=TODAY), path, slugs=["mla"])
+    keys = {change.key for change in changes}
+    assert {"innovations.mla.model", "innovations.mla.cache.node_type"} <= keys
+    text = path.read_text()
+    assert "access: token" in text
+    assert "# ours" in text
+    assert "node_type: cache.r7g." in text
+
+
 def test_the_file_keeps_its_mode_and_leaves_nothing_beside_it(environment: Path) -> None:
     environment.chmod(0o640)
     write(plan("smollm2-135m", today=TODAY), environment)
