@@ -298,6 +298,13 @@ class Placer:
             f"+ runtime fit {found.memory_mib:,} MiB; image {found.image_gb:.2f} GB of 10",
             f"{found.seconds:.3g} s a request at {found.tokens_per_s:.3g} tokens/s (6 vCPUs as on "
             f"C7i: what Lambda runs on is not published); {found.concurrency} at once",
+            *(
+                ()
+                if found.usd_per_million is None
+                else (
+                    f"a million such requests: {found.usd_per_million:,.0f} USD, idle costs none",
+                )
+            ),
         )
         self.placements.append(
             Placement(
@@ -314,6 +321,8 @@ class Placer:
                     "dtype": found.dtype,
                     "memory_mib": found.memory_mib,
                     "usd_per_request": found.usd_per_request,
+                    "usd_per_million": found.usd_per_million,
+                    "ephemeral_mib": found.ephemeral_mib,
                 },
                 settings={"model": self.architecture.name, "memory_mib": found.memory_mib},
             )

@@ -121,6 +121,9 @@ def machine(tmp_path: Path, wheelhouse: Path, weights: Path) -> Iterator[Machine
 
 @pytest.mark.slow
 def test_an_empty_machine_without_a_network_boots_serves_and_signals(machine: Machine) -> None:
+    machine.settings |= {"HUGE_PAGES": "always", "NUMA": "interleave"}
+    pages = "sys/kernel/mm/transparent_hugepage/enabled"
+    machine.put(pages, "madvise")
     for _ in range(2):  # it may run again: nothing is left half done
         done = machine.boot()
         assert done.returncode == 0, done.stderr + "\n".join(machine.lines("server.log"))
@@ -139,6 +142,8 @@ def test_an_empty_machine_without_a_network_boots_serves_and_signals(machine: Ma
     unit = machine.lines("etc/systemd/system/isomorph.service")
     assert "TimeoutStopSec=45" in unit
     assert "DynamicUser=yes" in unit
+    assert {"NUMAPolicy=interleave", "NUMAMask=all"} <= set(unit)
+    assert machine.lines(pages) == ["always"]
     assert not machine.lines("aws.calls")  # only failures are signalled through the command line
 
 

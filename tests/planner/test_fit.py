@@ -241,8 +241,37 @@ def test_a_function_holds_weights_cache_and_runtime() -> None:
     assert need <= found.memory_mib <= 10_240
     assert found.dtype == "bf16"
     assert found.usd_per_request == pytest.approx(
-        0.0000166667 * found.seconds * found.memory_mib / 1024
+        0.0000166667 * found.seconds * found.memory_mib / 1024 + 0.2 / 1e6
     )
+    assert found.usd_per_million == pytest.approx(1e6 * found.usd_per_request)
+
+
+def test_a_function_of_a_given_memory_has_its_share_of_the_processors() -> None:
+    gemma = model("gemma-3-270m")
+    load = Load(dtype="int8", context=2048).of(gemma)
+    most, two = (fit_function(gemma, load, "us-east-1", memory) for memory in (None, 3538))
+    assert isinstance(most, FunctionFit)
+    assert isinstance(two, FunctionFit)
+    assert two.memory_mib == 3538
+    assert two.tokens_per_s == pytest.approx(most.tokens_per_s / 3, rel=0.05)
+    assert two.ephemeral_mib == 512
+
+
+def test_the_weights_of_a_larger_model_need_a_larger_tmp() -> None:
+    gemma = model("gemma-3-1b")
+    found = fit_function(gemma, Load(dtype="int8", context=2048).of(gemma), "us-east-1")
+    assert isinstance(found, FunctionFit)
+    assert found.ephemeral_mib == -(-found.weight_bytes // 2**20) + 80
+
+
+def test_a_function_that_is_given_too_little_memory_says_how_much_is_enough() -> None:
+    gemma = model("gemma-3-270m")
+    found = fit_function(gemma, Load(dtype="int4").of(gemma), "us-east-1", 300)
+    assert isinstance(found, Misfit)
+    assert "the function is given 300" in found.reason
+    enough = int(found.remedy.removeprefix("memory_mib=").partition(",")[0])
+    load = Load(dtype="int4", tokens_per_s=0.1).of(gemma)
+    assert isinstance(fit_function(gemma, load, "us-east-1", enough), FunctionFit)
 
 
 def test_a_function_falls_back_to_a_smaller_dtype_and_says_so() -> None:

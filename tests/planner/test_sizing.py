@@ -1,7 +1,15 @@
 import pytest
 
 from planner import Load, PlanError, plan
-from planner.sizing import FleetSize, fleet, latent_cache, training_nodes, window_function
+from planner.sizing import (
+    FleetSize,
+    fleet,
+    latent_cache,
+    training_nodes,
+    window_fleet,
+    window_function,
+    window_of,
+)
 from tests.planner.common import model
 
 
@@ -56,3 +64,26 @@ def test_a_cache_a_function_and_a_run_are_sized_as_in_a_plan() -> None:
 def test_fails_when_it_does_not_fit() -> None:
     with pytest.raises(PlanError, match=r"lambda: needs 13,872 MiB .* what would fit: 3,632 MiB"):
         window_function(model("gemma-3-27b"), Load(), "us-east-1")
+
+
+def test_a_window_fleet_is_the_smallest_of_the_most_bandwidth_for_a_dollar() -> None:
+    small = window_fleet(model("gemma-3-270m"), Load(tokens_per_s=1), "us-east-1")
+    assert small.instance_type == "r7i.large"
+    assert "GB/s for a dollar an hour" in small.reasons[0]
+    large = window_fleet(model("gemma-3-27b"), Load(tokens_per_s=1), "us-east-1")
+    assert int(large.instance_type.removeprefix("r7i.").rstrip("xlarge") or 1) >= 2
+
+
+def test_fails_when_no_type_of_the_family_takes_the_model() -> None:
+    with pytest.raises(PlanError, match=r"deepseek-v3 fits no r7i: .*what would: "):
+        window_fleet(model("deepseek-v3"), Load(tokens_per_s=100), "us-east-1")
+
+
+def test_the_window_is_that_of_the_local_layers() -> None:
+    assert window_of(model("gemma-3-270m")) == 512
+    assert window_of(model("mistral-7b")) == 4096
+
+
+def test_fails_when_the_model_has_no_window() -> None:
+    with pytest.raises(PlanError, match="llama-3-8b has no sliding window; what has one: gemma-3"):
+        window_of(model("llama-3-8b"))
