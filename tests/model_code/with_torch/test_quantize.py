@@ -1,6 +1,6 @@
 """Weights of 8 and 4 bits, and 4:16 sparse ones: their numbers, their bytes, their loss."""
 
-# mypy: disable-error-code="untyped-decorator"
+# mypy: disable-error-code="untyped-decorator, no-untyped-call"
 
 import subprocess
 import sys
@@ -102,8 +102,8 @@ def test_fails_when_the_quantization_is_not_known(weights: Path) -> None:
 
 def test_a_quantised_linear_keeps_its_bias_and_its_shape() -> None:
     layer = Linear(32, 16, bias=True, dtype=torch.float32).requires_grad_(False)
-    torch.nn.init.normal_(layer.weight)
-    torch.nn.init.normal_(layer.bias)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
     x = torch.randn(2, 3, 32)
     expected = layer(x)
     layer.quantize("bias", "int8")
