@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 
 from bench.row import Row
+from isomorph.errors import UserError
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the engines have it, for all alike
 
@@ -50,7 +51,20 @@ def _sliding_window() -> Iterator[Row]:
     yield from sliding_window.starts()
 
 
+def _common() -> Iterator[Row]:
+    """The model code: experts, latents, matrices, few bits, and each engine on a real model."""
+    missing = [name for name in ("torch", "transformers", "gguf") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"bench common needs {', '.join(missing)}; install them with `make torch`")
+    from bench import common, engines, quantization
+
+    yield from common.rows()
+    yield from quantization.rows()
+    yield from engines.rows(engines.measure())
+
+
 BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
+    "common": _common,
     "gqa": _gqa,
     "mla": _mla,
     "planner": _planner,

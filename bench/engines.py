@@ -4,16 +4,17 @@
 """
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from gguf import GGMLQuantizationType
 
 from bench import smollm2
 from bench.row import Row, interleaved
+from isomorph.errors import UserError
 from model_code.common.engine import Engine, Generation, load_engine
 
 _SLOTS, _CONTEXT = 8, 256
@@ -55,6 +56,7 @@ class Speed:
     many: float
 
 
+@cache
 def measure() -> list[Speed]:
     """Run all choices on SmolLM2 in turn, in one process."""
     with _engines() as engines:
@@ -114,11 +116,11 @@ def write(path: Path, text: str) -> None:
     """Put a table between the marks of a document.
 
     Raises:
-        ValueError: It has no such marks.
+        UserError: It is not there, or has no such marks.
     """
-    document = path.read_text()
+    document = path.read_text() if path.is_file() else ""
     if BEGIN not in document or END not in document:
-        raise ValueError(f"{path} has no {BEGIN} ... {END} to write the table to")
+        raise UserError(f"{path} is no document with {BEGIN} ... {END} to write the table to")
     head, rest = document.split(BEGIN, 1)
     path.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}")
 
@@ -162,8 +164,3 @@ async def _ask_all(engine: Engine, requests: int, tokens: int) -> None:
             raise RuntimeError(f"{engine.name}: {found} tokens instead of {tokens}")
 
     await asyncio.gather(*(ask(number) for number in range(requests)))
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    print(table(measure()))

@@ -1,6 +1,7 @@
 """`isomorph bench`: measurements beside a named peer or limit."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -11,17 +12,28 @@ from isomorph.errors import UserError
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME ...]")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
-def bench(names: tuple[str, ...], json_: bool) -> None:
+@click.option(
+    "--write",
+    type=click.Path(path_type=Path),
+    help="With common: renew the table of engines in this document.",
+)
+def bench(names: tuple[str, ...], json_: bool, write: Path | None) -> None:
     """Run the measurements NAME ..., or all of them, and print the ratios."""
     from bench import BENCHES
 
     unknown = [name for name in names if name not in BENCHES]
     if unknown:
         raise UserError(f"no measurement {', '.join(unknown)}; there are: {', '.join(BENCHES)}")
+    if write is not None and names != ("common",):
+        raise UserError("--write goes with `isomorph bench common`, which measures the engines")
     rows = []
     for name in names or BENCHES:
         with output.step(f"bench {name}"):
             rows += [(name, row) for row in BENCHES[name]()]
+    if write is not None:
+        from bench import engines
+
+        engines.write(write, engines.table(engines.measure()))
     if json_:
         output.as_json([{"bench": name, **asdict(row)} for name, row in rows])
         return

@@ -29,6 +29,7 @@ def isomorph(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[
     [
         (["check", "prdo"], "error: unknown environment 'prdo'; config/ has: dev, local"),
         (["bench", "no_such"], "error: no measurement no_such; there are: "),
+        (["bench", "gqa", "--write", "x.md"], "error: --write goes with `isomorph bench common`"),
         (["run", "gqa", "Hello"], "error: the embedded AWS does not run; start it with `isomorph"),
         (["up", "moe"], "error: 'moe' cannot be brought up: config/local.yaml turns on mla, gqa, "),
         (

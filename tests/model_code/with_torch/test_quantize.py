@@ -1,6 +1,6 @@
 """Weights of 8 and 4 bits, and 4:16 sparse ones: their numbers, their bytes, their loss."""
 
-# mypy: disable-error-code="untyped-decorator"
+# mypy: disable-error-code="untyped-decorator, no-untyped-call"
 
 import subprocess
 import sys
@@ -102,8 +102,8 @@ def test_fails_when_the_quantization_is_not_known(weights: Path) -> None:
 
 def test_a_quantised_linear_keeps_its_bias_and_its_shape() -> None:
     layer = Linear(32, 16, bias=True, dtype=torch.float32).requires_grad_(False)
-    torch.nn.init.normal_(layer.weight)
-    torch.nn.init.normal_(layer.bias)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
     x = torch.randn(2, 3, 32)
     expected = layer(x)
     layer.quantize("bias", "int8")
@@ -145,7 +145,8 @@ def test_a_tied_head_is_kept_once_and_embeds_as_it_predicts() -> None:
 
 
 SCRIPT = """
-import resource, sys, torch
+import sys, torch
+from pathlib import Path
 from model_code.common.architecture import parse
 from model_code.common.checkpoint import load_decoder, stored
 config = {"model_type": "llama", "hidden_size": 512, "intermediate_size": 2048,
@@ -161,10 +162,14 @@ def tensor(name):
     if "norm" in name: return one[0]
     if "down" in name: return one[:2048].view(512, 2048)
     return one[: next((n for word, n in rows.items() if word in name), 512)]
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def status(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+Path("/proc/self/clear_refs").write_text("5")  # the peak so far counts no more
+before = status("VmRSS") - status("RssFile")
 decoder = load_decoder(architecture, tensor, context=64, dtype=torch.bfloat16,
                        quantization=sys.argv[1])
-peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+peak = status("VmHWM") - status("RssFile") - before
 print(peak, architecture.parameters)
 """
 
@@ -178,7 +183,7 @@ def test_the_peak_at_load_is_the_weights_and_a_matrix(quantization: str, bits: i
     head = 8192 * 512  # the largest matrix; int8 in int4, too
     weights = parameters * bits / 8 + (head * 3 / 8 if bits == 5 else 0)
     in_hand = 0 if quantization == "none" else head * 2 + 3 * 2048 * 2048 * 4
-    assert peak < 1.1 * weights + in_hand
+    assert 0.9 * weights < peak < 1.1 * weights + in_hand + 8e6  # torch's own, once
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,0 +1,50 @@
+"""The table of engines in docs/engines.md: how it is written, and that defaults follow it."""
+
+from pathlib import Path
+
+import pytest
+
+from bench import engines
+from bench.engines import CHOICES, Speed
+from isomorph.errors import UserError
+from stacks.gqa import GqaSettings
+
+pytestmark = pytest.mark.torch
+DOCUMENT = Path(__file__).parents[3] / "docs/engines.md"
+SPEEDS = [Speed(choice=choice, single=10.0 + i, many=40.0 - i) for i, choice in enumerate(CHOICES)]
+
+
+def best_row() -> str:
+    """Return the document's row of the engine that answers many requests fastest."""
+    table = DOCUMENT.read_text().split(engines.BEGIN)[1].split(engines.END)[0]
+    return table.strip().splitlines()[2]
+
+
+def test_the_default_of_gqa_is_the_engine_that_measured_best() -> None:
+    default = GqaSettings.model_fields["engine"].default
+    assert f"`engine: {default}`" in best_row()
+
+
+def test_a_table_has_every_choice_the_best_of_many_requests_first() -> None:
+    lines = engines.table(SPEEDS).splitlines()
+    assert len(lines) == 2 + len(CHOICES)
+    assert lines[2].startswith("| llama.cpp, Q4_1 | `engine: llama.cpp` | 10.0 | 0.67 | 40.0 | **1")
+    assert "`quantization: int4` | 15.0 | **1.00** | 35.0 | 0.88 |" in lines[-1]
+
+
+def test_it_is_written_between_its_marks_and_nowhere_else(tmp_path: Path) -> None:
+    document = tmp_path / "engines.md"
+    document.write_text(f"before\n{engines.BEGIN}\nold\n{engines.END}\nafter\n")
+    for _ in range(2):
+        engines.write(document, "new")
+    assert document.read_text() == f"before\n{engines.BEGIN}\nnew\n{engines.END}\nafter\n"
+    document.write_text("no marks")
+    with pytest.raises(UserError, match=r"engines.md is no document with <!-- engines:begin -->"):
+        engines.write(document, "new")
+
+
+def test_the_row_compares_the_same_bits() -> None:
+    single, many = engines.rows(SPEEDS)
+    assert (single.ours, single.peer) == ("14.0 tokens/s", "llama.cpp Q8_0: 11.0 tokens/s")
+    assert many.ratio == pytest.approx(36 / 39)
+    assert not many.reached
