@@ -185,7 +185,7 @@ class Batch:
         return ready
 
     def _append(self, sequence: Sequence, logits_V: torch.Tensor) -> None:
-        token = sequence.sampler(logits_V)
+        token = sequence.sampler(logits_V, sequence.prompt + sequence.generated)
         sequence.generated.append(token)
         if token in sequence.ends:
             sequence.finish = "stop"

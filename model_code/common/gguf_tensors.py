@@ -62,7 +62,8 @@ class GGUFTensors:
             values = dequantize(data, GGMLQuantizationType(info.type)).reshape(info.shape)
         except (ValueError, NotImplementedError) as error:
             raise WeightsError(f"{self._header.path}: {info.name}: {error}") from error
-        tensor = torch.from_numpy(np.array(values, dtype=np.float32))
+        own = values if values.flags.writeable else values.copy()  # else a view of the file
+        tensor = torch.from_numpy(own).float()
         match = _IN_LAYER.fullmatch(name)
         if self._offset and name.endswith("norm.weight"):
             return tensor - self._offset

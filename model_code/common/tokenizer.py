@@ -155,33 +155,33 @@ class FolderTokenizer:
 
 
 class DecodeStream:
-    """A `TextStream` for any decoder: what a few last tokens add to those before them."""
+    """A `TextStream` for any decoder: what a token adds to the text of a few before it."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._context, self._given = 0, 0  # where decoding begins, and what was given out
+        self._ids: list[int] = []  # from some place on where characters were whole
+        self._whole = 0  # how many of them made up the last text of whole characters
+        self._given = 0  # characters of their text that were given out
 
     def feed(self, token: int) -> str:
         """See `TextStream`."""
         self._ids.append(token)
-        before = self._decode(self._context, self._given)
-        text = self._decode(self._context, len(self._ids))
-        # A character that is not whole is shown as U+FFFD; more than four bytes make none whole.
-        if text.endswith("\ufffd") and len(self._ids) - self._given < 4:
-            return ""
-        self._context, self._given = self._given, len(self._ids)
-        return text[len(before) :]
+        text = self._tokenizer.decode(self._ids)
+        # Up to three bytes of a character that is not whole are each shown as U+FFFD, or together.
+        unsure = next((n for n in range(3) if not text[: len(text) - n].endswith("\ufffd")), 3)
+        new = text[self._given : len(text) - unsure]
+        self._given += len(new)
+        if not unsure:  # earlier tokens may be forgotten; one group stays, for what joins words
+            self._ids = self._ids[self._whole :]
+            self._whole = len(self._ids)
+            self._given = len(self._tokenizer.decode(self._ids))
+        return new
 
     def flush(self) -> str:
         """See `TextStream`."""
-        before = self._decode(self._context, self._given)
-        rest = self._decode(self._context, len(self._ids))[len(before) :]
-        self._context = self._given = len(self._ids)
+        rest = self._tokenizer.decode(self._ids)[self._given :]
+        self._given += len(rest)
         return rest
-
-    def _decode(self, start: int, stop: int) -> str:
-        return self._tokenizer.decode(self._ids[start:stop])
 
 
 def _folder_ends(folder: Path, tokenizer: Tokenizer) -> set[int]:

@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).parents[2]
 DEFAULT_WEIGHTS = ROOT / ".isomorph/cache/weights/smollm2-135m-instruct"
+DEFAULT_GEMMA = ROOT / ".isomorph/cache/weights/gemma-3-270m"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -32,6 +33,14 @@ def weights() -> Path:
     """The folder with SmolLM2's GGUF file. It must be there: these tests are not skipped."""
     folder = Path(os.environ.get("ISOMORPH_TEST_WEIGHTS", DEFAULT_WEIGHTS))
     assert list(folder.glob("*.gguf")), f"no .gguf in {folder}; set ISOMORPH_TEST_WEIGHTS"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gemma() -> Path:
+    """The folder with Gemma 3 270M's GGUF file. It must be there, too."""
+    folder = Path(os.environ.get("ISOMORPH_TEST_GEMMA", DEFAULT_GEMMA))
+    assert list(folder.glob("*.gguf")), f"no .gguf in {folder}; set ISOMORPH_TEST_GEMMA"
     return folder
 
 

@@ -37,6 +37,12 @@ def test_fails_when_the_template_is_no_jinja() -> None:
         "{{ 1 + 'a' }}",
         "{{ 1 // 0 }}",
         "{{ messages[0].content.nothing.nowhere }}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for i in range(9999) recursive %}{{ loop(range(9999)) }}{% endfor %}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{{ 'x' * 10**10 }}",
+        "{{ [0] * 10000000 }}",
+        "{{ 10 ** 10 ** 10 }}",
     ],
 )
 def test_fails_when_the_template_refuses_errs_or_reaches_out(source: str) -> None:

@@ -32,6 +32,13 @@ def test_a_completion_without_settings_takes_openai_s_defaults() -> None:
     assert (ask.stops, ask.stream, ask.include_usage, ask.chat) == ((), False, False, False)
 
 
+def test_ways_to_choose_that_openai_does_not_have_are_off_unless_given() -> None:
+    ask = completion()
+    assert (ask.top_k, ask.min_p, ask.repetition_penalty) == (0, 0.0, 1.0)
+    ask = completion(top_k=5, min_p=0.1, repetition_penalty=1.2)
+    assert (ask.top_k, ask.min_p, ask.repetition_penalty) == (5, 0.1, 1.2)
+
+
 def test_a_chat_without_a_limit_may_fill_the_context() -> None:
     assert chat(USER).max_tokens is None
     assert chat(USER, max_completion_tokens=5).max_tokens == 5
@@ -65,7 +72,7 @@ def test_a_single_stop_may_be_a_string() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"promt": "x"}, "unknown field 'promt'; known: max_tokens, model, prompt,"),
+        ({"promt": "x"}, "unknown field 'promt'; known: max_tokens, min_p, model,"),
         ({"x\ud800\n": 1}, "unknown field"),
         ({"prompt": None}, "'prompt' is missing; it must be a string"),
         ({"prompt": ""}, "'prompt' is empty"),
@@ -77,6 +84,12 @@ def test_a_single_stop_may_be_a_string() -> None:
         ({"max_tokens": 1.5}, "'max_tokens' is 1.5"),
         ({"max_tokens": True}, "'max_tokens' is True"),
         ({"max_tokens": 10**30}, "'max_tokens' is 1000000000000000000000000000000;"),
+        ({"top_k": -1}, "'top_k' is -1; it must be a whole number from 0 to 2147483647"),
+        ({"top_k": 1.5}, "'top_k' is 1.5; it must be a whole number"),
+        ({"min_p": 1.1}, "'min_p' is 1.1; it must be a number from 0 to 1"),
+        ({"min_p": "a"}, "'min_p' is 'a'; it must be a number from 0 to 1"),
+        ({"repetition_penalty": 0}, "'repetition_penalty' is 0; it must be a number above 0, and"),
+        ({"repetition_penalty": 11}, "'repetition_penalty' is 11; it must be a number above 0"),
         ({"temperature": 2.1}, "'temperature' is 2.1; it must be a number from 0 to 2"),
         ({"temperature": -1e-9}, "'temperature' is -1e-09"),
         ({"temperature": 10**400}, "'temperature' is 1000"),

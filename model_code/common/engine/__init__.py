@@ -23,6 +23,9 @@ class Generation:
     Args:
         max_tokens: Where to stop; None means at the end of the context.
         temperature: 0 takes the likeliest token each time.
+        top_k: Chooses among so many; 0 among all.
+        min_p: Leaves out what is less likely than this share of the likeliest.
+        repetition_penalty: Above 1 makes tokens that were there before less likely.
         seed: The same seed gives the same choice of tokens on one engine.
     """
 
@@ -30,6 +33,9 @@ class Generation:
     max_tokens: int | None = None
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int = 0
 
 

@@ -107,7 +107,12 @@ def _body(request: Generation) -> dict[str, Any]:
         "max_tokens": -1 if request.max_tokens is None else request.max_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,
-        "samplers": ["temperature", "top_p"],  # no top-k, min-p or penalties that nobody asked for
+        "top_k": request.top_k,
+        "min_p": request.min_p,
+        "repeat_penalty": request.repetition_penalty,
+        "repeat_last_n": -1,  # the whole context
+        # As the native engine orders them; nothing that nobody asked for.
+        "samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"],
         "seed": request.seed,
         "stream": True,
         "timings_per_token": True,  # the count of tokens so far

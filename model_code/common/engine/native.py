@@ -80,7 +80,12 @@ class NativeEngine:
             prompt=prompt,
             limit=room if request.max_tokens is None else min(room, request.max_tokens),
             sampler=Sampler(
-                temperature=request.temperature, top_p=request.top_p, seed=request.seed
+                temperature=request.temperature,
+                top_p=request.top_p,
+                seed=request.seed,
+                top_k=request.top_k,
+                min_p=request.min_p,
+                repetition_penalty=request.repetition_penalty,
             ),
             ends=self._tokenizer.ends,
         )

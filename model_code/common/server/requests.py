@@ -38,6 +38,9 @@ _COMMON = {
     "max_tokens",
     "temperature",
     "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
     "seed",
     "stop",
     "stream",
@@ -70,6 +73,9 @@ class Ask:
     max_tokens: int | None
     temperature: float
     top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
     seed: int
     stops: tuple[str, ...]
     stream: bool
@@ -119,6 +125,9 @@ def _ask(
         max_tokens=limit,
         temperature=_number(fields, "temperature", 0.0, 2.0),
         top_p=_number(fields, "top_p", 0.0, 1.0, above=True),
+        top_k=_whole(fields, "top_k", 0, 2**31 - 1) or 0,
+        min_p=_number(fields, "min_p", 0.0, 1.0, default=0.0),
+        repetition_penalty=_number(fields, "repetition_penalty", 0.0, 10.0, above=True),
         seed=secrets.randbelow(_SEEDS) if seed is None else seed % _SEEDS,
         stops=_stops(fields.get("stop")),
         stream=_flag(fields, "stream"),
@@ -196,10 +205,11 @@ def _whole(fields: dict[str, Any], name: str, low: int, high: int) -> int | None
 
 
 def _number(
-    fields: dict[str, Any], name: str, low: float, high: float, *, above: bool = False
-) -> float:
-    """Return a number in [low, high], or (low, high] if it must lie above; 1 when left out."""
-    given = fields.get(name, 1.0)
+    fields: dict[str, Any], name: str, low: float, high: float, *,
+    above: bool = False, default: float = 1.0,
+) -> float:  # fmt: skip
+    """Return a number in [low, high], or (low, high] if it must lie above."""
+    given = fields.get(name, default)
     if isinstance(given, bool) or not isinstance(given, (int, float)) or not _finite(given):
         raise _wrong(name, given, f"a number from {low:g} to {high:g}")
     if not low <= given <= high or (above and given == low):

@@ -104,6 +104,9 @@ class Service:
             max_tokens=ask.max_tokens,
             temperature=ask.temperature,
             top_p=ask.top_p,
+            top_k=ask.top_k,
+            min_p=ask.min_p,
+            repetition_penalty=ask.repetition_penalty,
             seed=ask.seed,
         )
 

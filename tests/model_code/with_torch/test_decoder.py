@@ -268,22 +268,26 @@ def real(weights: Path) -> tuple[Any, Decoder]:
     return theirs, ours
 
 
+def greedy_text(decoder: Decoder, prompt: list[int], limit: int) -> list[int]:
+    found = Sequence(
+        prompt=prompt, limit=limit, sampler=Sampler(temperature=0, top_p=1, seed=0), ends=set()
+    )
+    context = len(prompt) + limit
+    run(Batch(decoder, slots=1, context=context), [found], lambda step: [0][step:])
+    return found.generated
+
+
 @pytest.mark.slow
 @torch.inference_mode()
-def test_greedy_text_of_120_tokens_and_its_logits_equal_transformers_on_real_weights(
+def test_greedy_text_of_200_tokens_and_its_logits_equal_transformers_on_real_weights(
     real: tuple[Any, Decoder],
 ) -> None:
     theirs, ours = real
     prompt = [504, 3575, 282, 4649, 314]  # The capital of France is
     expected = theirs.generate(
-        torch.tensor([prompt]), max_new_tokens=120, do_sample=False, eos_token_id=[], pad_token_id=0
+        torch.tensor([prompt]), max_new_tokens=200, do_sample=False, eos_token_id=[], pad_token_id=0
     )[0].tolist()
-    batch = Batch(ours, slots=2, context=512)
-    found = Sequence(
-        prompt=prompt, limit=120, sampler=Sampler(temperature=0, top_p=1, seed=0), ends=set()
-    )
-    run(batch, [found], lambda step: [0][step:])
-    assert prompt + found.generated == expected
+    assert prompt + greedy_text(ours, prompt, 200) == expected
 
     cache = KVCache(ours.architecture, slots=1, context=512, dtype=torch.float32)
     tokens = torch.tensor([expected])
