@@ -83,10 +83,12 @@ def decode() -> Iterator[Row]:
     decoder = Decoder(parse(_ONE_LAYER), context=16_385, dtype=dtype).requires_grad_(False)
     for parameter in decoder.parameters():
         parameter.normal_(std=0.02)
-    config = DeepseekV3Config(**_ONE_LAYER, attn_implementation="sdpa")
+    config: Any = DeepseekV3Config(**_ONE_LAYER)
+    config._attn_implementation = "sdpa"
     theirs = DeepseekV3Attention(config, layer_idx=0).to(dtype).eval()
     x, angles = torch.randn(1, 1, 2048, dtype=dtype), torch.ones(1, 1, 64, dtype=dtype)
-    attention, rotary = decoder.layers[0].attention, decoder.rotaries[0]
+    block: Any = decoder.layers[0]
+    attention, rotary = block.attention, decoder.rotaries[0]
     for length in (4096, 16_384):
         cache = KVCache(decoder.architecture, slots=1, context=length + 1, dtype=dtype)
         past = DynamicCache()

@@ -83,7 +83,7 @@ class Node:
 def answer(batch: Batch, prompt: list[int], digests: list[bytes]) -> tuple[list[torch.Tensor], int]:
     logits: list[torch.Tensor] = []
 
-    def sampler(given: torch.Tensor) -> int:
+    def sampler(given: torch.Tensor, _: list[int]) -> int:
         logits.append(given.clone())
         return int(given.argmax())
 
