@@ -31,7 +31,7 @@ def isomorph(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[
         (["bench", "no_such"], "error: no measurement no_such; there are: "),
         (["run", "gqa", "Hello"], "error: the embedded AWS does not run; start it with `isomorph"),
         (["up", "moe"], "error: 'moe' cannot be brought up: config/local.yaml turns on mla, gqa"),
-        (["destroy", "local", "moe"], "error: local has no moe; it has: gqa, mla, foundation"),
+        (["destroy", "local", "moe"], "error: local has no moe; it has: mla, gqa, foundation"),
         (["weights", "push", "local", "gqa", "no/such"], "error: no/such is not a folder"),
         (["map", "--write", "no/such.md"], "error: no/such.md is not a file"),
         (["plan", "no-such-model"], "error: "),
