@@ -31,7 +31,10 @@ def isomorph(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[
         (["bench", "no_such"], "error: no measurement no_such; there are: "),
         (["run", "gqa", "Hello"], "error: the embedded AWS does not run; start it with `isomorph"),
         (["up", "mla"], "error: 'mla' cannot be brought up: config/local.yaml turns on gqa"),
-        (["destroy", "local", "mla"], "error: local has no mla; it has: gqa, sliding_window, foundation"),
+        (
+            ["destroy", "local", "mla"],
+            "error: local has no mla; it has: gqa, sliding_window, foundation",
+        ),
         (["weights", "push", "local", "gqa", "no/such"], "error: no/such is not a folder"),
         (["map", "--write", "no/such.md"], "error: no/such.md is not a file"),
         (["plan", "no-such-model"], "error: "),

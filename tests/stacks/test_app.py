@@ -51,6 +51,7 @@ def test_a_stack_deploys_after_the_foundation_and_needs_no_other(wheels):
         for stack in stacks
     }
     assert needs == {"local-foundation": set(), "local-gqa": {"local-foundation"}}
+        "local-sliding-window": {"local-foundation"},
 
 
 @pytest.mark.parametrize(

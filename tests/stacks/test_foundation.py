@@ -15,7 +15,7 @@ PINNED = {
         "NetworkprivateSubnet2Subnet9EE5D9E3",
         "NetworkprivateSubnet3SubnetAB514F75",
     ],
-    "AWS::SSM::Parameter": ["Weightsgqa"],
+    "AWS::SSM::Parameter": ["Weightsgqa", "Weightsslidingwindow"],
 }
 
 
