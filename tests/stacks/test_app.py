@@ -50,8 +50,11 @@ def test_a_stack_deploys_after_the_foundation_and_needs_no_other(wheels):
         stack.stack_name: {ids[each.id] for each in stack.dependencies if each.id in ids}
         for stack in stacks
     }
-    assert needs == {"local-foundation": set(), "local-gqa": {"local-foundation"}}
+    assert needs == {
+        "local-foundation": set(),
+        "local-gqa": {"local-foundation"},
         "local-sliding-window": {"local-foundation"},
+    }
 
 
 @pytest.mark.parametrize(
