@@ -71,12 +71,16 @@ def test_data_stays_where_the_environment_says_so_and_only_there(foundation, ret
 
 
 def test_the_weights_pointer_of_each_serving_innovation_starts_as_none(foundation):
-    assert only(foundation, "AWS::SSM::Parameter") == {
-        "Name": "/isomorph/test/gqa/weights",
-        "Type": "String",
-        "Value": "none",
-        "Description": "Where the weights of gqa are; `isomorph weights push` sets it",
-    }
+    pointers = resources(foundation, "AWS::SSM::Parameter").values()
+    assert [each["Properties"] for each in pointers] == [
+        {
+            "Name": f"/isomorph/test/{slug}/weights",
+            "Type": "String",
+            "Value": "none",
+            "Description": f"Where the weights of {slug} are; `isomorph weights push` sets it",
+        }
+        for slug in ("gqa", "sliding_window")
+    ]
 
 
 def test_tags_leave_the_pointer_alone_or_a_deployment_would_reset_it(foundation, synthesize):
