@@ -31,7 +31,7 @@ class OfFunction(Protocol):
     """Settings of a Lambda function."""
 
     python: str
-    architecture: str
+    processor: str
 
 
 @runtime_checkable
@@ -83,7 +83,7 @@ def ensure_wheelhouses(
 
 
 def _ensure_function_libraries(slug: str, function: OfFunction) -> Path:
-    python, architecture = function.python, function.architecture
+    python, architecture = function.python, function.processor
     path = FOLDER / function_libraries_name(slug, python, architecture)
     if not path.is_file():
         what = f"download the libraries of {slug}'s function, Python {python}, {architecture}"

@@ -47,7 +47,7 @@ class WindowFunctionSettings(Section):
     python: Literal["host", "3.12", "3.13", "3.14"] = Field(
         default="3.14", description="the managed runtime; host: this machine's"
     )
-    architecture: Literal["x86_64", "arm64"] = Field(
+    processor: Literal["x86_64", "arm64"] = Field(
         default="x86_64", description="the function's processor"
     )
     memory_mib: Count | None = Field(
@@ -219,7 +219,7 @@ def function_size(settings: SlidingWindowSettings, fit: FunctionFit) -> Function
         memory_mib=function.memory_mib or fit.memory_mib,
         ephemeral_mib=function.ephemeral_mib or fit.ephemeral_mib,
         timeout_seconds=function.timeout_seconds,
-        architecture=function.architecture,
+        architecture=function.processor,
         python=here if function.python == HOST else function.python,
     )
 
@@ -274,7 +274,7 @@ class SlidingWindowStack(Stack):
 def _code(slug: str, settings: SlidingWindowSettings, base: Base) -> Code:
     function = settings.function
     if function.package == "image":
-        arm = function.architecture == "arm64"
+        arm = function.processor == "arm64"
         return image_code(
             root=ROOT,
             include=model_code_for(slug),
@@ -284,7 +284,7 @@ def _code(slug: str, settings: SlidingWindowSettings, base: Base) -> Code:
             handler=HANDLER,
         )
     return zip_code(
-        function_libraries(slug, function.python, function.architecture, base.wheelhouses),
+        function_libraries(slug, function.python, function.processor, base.wheelhouses),
         root=ROOT,
         include=model_code_for(slug),
         bootstrap=f"{_HANDLER}/bootstrap",

@@ -40,7 +40,7 @@ def viewers(template: dict) -> Any:
 TRACE = {
     "package": ("zip", lambda found: "S3Key" in only(found, FUNCTION)["Code"], True),
     "python": ("3.13", lambda found: only(found, FUNCTION)["Runtime"], "python3.13"),
-    "architecture": ("arm64", lambda found: only(found, FUNCTION)["Architectures"], ["arm64"]),
+    "processor": ("arm64", lambda found: only(found, FUNCTION)["Architectures"], ["arm64"]),
     "memory_mib": (3000, lambda found: only(found, FUNCTION)["MemorySize"], 3000),
     "ephemeral_mib": (900, lambda found: only(found, FUNCTION)["EphemeralStorage"]["Size"], 900),
     "timeout_seconds": (300, lambda found: only(found, FUNCTION)["Timeout"], 300),
@@ -129,7 +129,7 @@ def test_an_image_synthesizes_without_docker_and_starts_our_runtime(synthesize_w
 
 
 def test_a_buffered_image_starts_the_runtimes_own_client(synthesize_window):
-    function = {"package": "image", "streaming": False, "architecture": "arm64"}
+    function = {"package": "image", "streaming": False, "processor": "arm64"}
     template = synthesize_window({}, function)["sliding_window"]
     assert only(template, FUNCTION)["ImageConfig"] == {
         "Command": ["model_code.sliding_window.handler.function.handle"]
