@@ -13,7 +13,7 @@ from constructs_lib import CodeAsset, DecodeFleet, Limits, Machines, Server, Sit
 from planner.sizing import FleetSize
 from stacks.base import Base, weights_parameter
 from stacks.code import model_code_for
-from stacks.fleet_size import SIZED, LoadSettings, PlanError, planned, shortfalls
+from stacks.fleet_size import SIZED, FleetLoad, PlanError, planned, shortfalls
 from stacks.wheelhouse import HOST, ROOT, python_command, wheelhouse
 
 _CERTIFICATE = re.compile(r"arn:(aws[a-z-]*):acm:([a-z0-9-]+):(\d{12}):certificate/[0-9a-f-]{36}")
@@ -54,14 +54,6 @@ class FleetSettings(InnovationSettings):
     requests_in_flight_target: Count = Field(
         default=6, ge=1, description="requests in flight per node at which another is added"
     )
-    architecture: str | None = Field(
-        default=None,
-        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$",
-        description="config in config/models that a load is planned with; left out, as model",
-    )
-    load: LoadSettings | None = Field(
-        default=None, description="what the fleet is for: sizes that are left out come from it"
-    )
     certificate_arn: str | None = Field(
         default=None, description="ACM certificate of the load balancer; only embedded has none"
     )
@@ -97,20 +89,8 @@ class FleetSettings(InnovationSettings):
         return target
 
     def planned(self, region: str) -> FleetSize | None:
-        """Return the size that the load asks for, or None where no load is given.
-
-        Raises:
-            PlanError: No such model, a load that cannot be, or nothing of the family carries it.
-        """
-        if self.load is None or "load" not in self.model_fields_set:
-            return None
-        return planned(
-            self.load,
-            self._given(),
-            model=self.architecture or self.model,
-            family=self.FAMILY,
-            region=region,
-        )
+        """Return the size that a load asks for, or None where there is no load."""
+        return None
 
     def sized(self, region: str) -> Self:
         """Return these settings with the sizes that are left out, as the load asks for them."""
@@ -156,6 +136,35 @@ class FleetSettings(InnovationSettings):
         wanted = f"arn:{partition}:acm:{environment.region}:{environment.account}:certificate/UUID"
         if not match or match.groups() != (partition, environment.region, environment.account):
             yield "certificate_arn", f"got {self.certificate_arn!r}; must be {wanted}"
+
+
+class LoadedFleetSettings(FleetSettings):
+    """Settings of a fleet that may be sized by what it is for."""
+
+    architecture: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$",
+        description="config in config/models that a load is planned with; left out, as model",
+    )
+    load: FleetLoad | None = Field(
+        default=None, description="what the fleet is for: sizes that are left out come from it"
+    )
+
+    def planned(self, region: str) -> FleetSize | None:
+        """Return the size that the load asks for, or None where no load is given.
+
+        Raises:
+            PlanError: No such model, a load that cannot be, or nothing of the family carries it.
+        """
+        if self.load is None:
+            return None
+        return planned(
+            self.load,
+            self._given(),
+            model=self.architecture or self.model,
+            family=self.FAMILY,
+            region=region,
+        )
 
 
 def decode_fleet(

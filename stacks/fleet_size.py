@@ -1,5 +1,6 @@
 """How large a fleet is: as its section says, else as the planner sizes the load it is for."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -28,6 +29,20 @@ class LoadSettings(Section):
     requests_per_s: Amount | None = Field(
         default=None, gt=0, le=10**6, description="new sequences a second"
     )
+
+    def of(self, context: int | None) -> Load:
+        """Return the planner's load; `context` is the fleet's own, if it gives one."""
+        return Load(
+            concurrent=self.concurrent,
+            context=self.context or context or 0,
+            output=self.output or 0,
+            requests_per_s=self.requests_per_s or 0.0,
+        )
+
+
+class FleetLoad(LoadSettings):
+    """The load of a fleet."""
+
     tokens_per_s: Amount = Field(
         default=5, gt=0, le=10**6, description="least speed of one sequence"
     )
@@ -40,11 +55,8 @@ class LoadSettings(Section):
 
     def of(self, context: int | None) -> Load:
         """Return the planner's load; `context` is the fleet's own, if it gives one."""
-        return Load(
-            concurrent=self.concurrent,
-            context=self.context or context or 0,
-            output=self.output or 0,
-            requests_per_s=self.requests_per_s or 0.0,
+        return dataclasses.replace(
+            super().of(context),
             tokens_per_s=self.tokens_per_s,
             dtype=self.dtype,
             kv_dtype=self.kv_dtype,
@@ -52,7 +64,7 @@ class LoadSettings(Section):
 
 
 def planned(
-    load: LoadSettings, given: Mapping[str, Any], *, model: str, family: str, region: str
+    load: FleetLoad, given: Mapping[str, Any], *, model: str, family: str, region: str
 ) -> FleetSize:
     """Return the planner's size for a load; what the section gives itself is kept by the caller.
 
@@ -93,4 +105,4 @@ def shortfalls(size: FleetSize, given: Mapping[str, Any]) -> Iterator[str]:
         yield f"volume_gib {given['volume_gib']}: the system and the weights take {size.volume_gib}"
 
 
-__all__ = ["SIZED", "LoadSettings", "PlanError", "planned", "shortfalls"]
+__all__ = ["SIZED", "FleetLoad", "LoadSettings", "PlanError", "planned", "shortfalls"]

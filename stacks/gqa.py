@@ -7,10 +7,10 @@ from constructs import Construct
 from pydantic import Field
 
 from stacks.base import Base
-from stacks.fleet import FleetSettings, decode_fleet
+from stacks.fleet import LoadedFleetSettings, decode_fleet
 
 
-class GqaSettings(FleetSettings):
+class GqaSettings(LoadedFleetSettings):
     """`innovations.gqa` of an environment file."""
 
     FAMILY: ClassVar[str] = "c7i"  # its cores have AMX

@@ -28,6 +28,11 @@ class MlaSettings(FleetSettings):
         default="native", description="what decodes: our own code on torch"
     )
     instance_type: str = Field(default="r7i.large", description="EC2 instance type, of family r7i")
+    architecture: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$",
+        description="config in config/models that sizes the cache; left out, as model",
+    )
     block_tokens: Literal[16, 32, 64, 128, 256] = Field(
         default=64, description="tokens of a value; divides context"
     )
@@ -58,10 +63,7 @@ class MlaSettings(FleetSettings):
 
     def conflicts(self, environment: EnvironmentConfig) -> Iterator[tuple[str, str]]:
         """Yield what is right for one environment and wrong for this one."""
-        conflicts = list(super().conflicts(environment))
-        yield from conflicts
-        if {"architecture", "load"} & {key for key, _ in conflicts}:
-            return  # as wrong for the cache
+        yield from super().conflicts(environment)
         try:
             size = self.size(environment.region)
         except PlanError as error:

@@ -15,7 +15,7 @@ Value = TypeVar("Value", str | None, int | None)
 
 
 class CacheLoad(LoadSettings):
-    """`innovations.mla.load`: what the cache is sized for, and the fleet."""
+    """`innovations.mla.load`: what the cache is sized for."""
 
     ttl_s: Count = Field(
         default=600, ge=1, le=604800, description="seconds that a prompt's latents are kept"

@@ -31,7 +31,7 @@ from planner.planning import resolve
 from planner.sizing import window_fleet, window_function, window_of
 from stacks.base import Base, stack_name
 from stacks.code import model_code_for
-from stacks.fleet import FleetSettings, decode_fleet
+from stacks.fleet import LoadedFleetSettings, decode_fleet
 from stacks.wheelhouse import HOST, ROOT, function_libraries
 
 AUTO = "auto"
@@ -119,7 +119,7 @@ class WindowFunctionSettings(Section):
         )
 
 
-class SlidingWindowSettings(FleetSettings):
+class SlidingWindowSettings(LoadedFleetSettings):
     """`innovations.sliding_window` of an environment file."""
 
     FAMILY: ClassVar[str] = "r7i"  # the most memory for a core of those with AMX

@@ -29,13 +29,18 @@ def test_what_is_missing_is_trained_by_the_command(
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         asked.append(command)
+        out = Path(command[command.index("--out") + 1])
+        out.mkdir()
+        (out / "model.safetensors").touch()
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(trained, "find_spec", lambda _: True)
     monkeypatch.setattr(subprocess, "run", run)
     assert samples.fetch("tiny-deepseek") == (cache, True)
     [command] = asked
-    assert command[1:5] == ["-m", "model_code.mla.train_tiny", "--out", str(cache)]
+    assert command[1:4] == ["-m", "model_code.mla.train_tiny", "--out"]
+    assert (cache / "model.safetensors").is_file()
+    assert [path.name for path in cache.parent.iterdir()] == [cache.name]  # nothing half written
     assert Path(command[6]).is_file()
 
 

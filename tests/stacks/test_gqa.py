@@ -11,10 +11,11 @@ from config import ConfigError  # isort: skip
 from planner import plan  # isort: skip
 from stacks.fleet_size import SIZED  # isort: skip
 from stacks.gqa import GqaSettings  # isort: skip
-from tests.stacks.fleet_reader import FLEET_TRACE, data, env_line, size  # isort: skip
+from tests.stacks.fleet_reader import FLEET_TRACE, LOAD_TRACE, data, env_line, size  # isort: skip
 
 TRACE = {
     **FLEET_TRACE,
+    **LOAD_TRACE,
     "engine": ("native", env_line("ISOMORPH_ENGINE"), "native"),
     "instance_type": ("c7i.8xlarge", lambda found: data(found)["InstanceType"], "c7i.8xlarge"),
 }

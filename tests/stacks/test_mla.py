@@ -8,7 +8,7 @@ from tests.cdk_app import literal, only, resources
 
 from config import ConfigError  # isort: skip
 from stacks.mla import MlaSettings  # isort: skip
-from stacks.mla_cache import CacheSettings, LoadSettings  # isort: skip
+from stacks.mla_cache import CacheLoad, CacheSettings  # isort: skip
 from tests.stacks.fleet_reader import FLEET_TRACE, data, env_line  # isort: skip
 
 CACHE, USER = "AWS::ElastiCache::ReplicationGroup", "AWS::ElastiCache::User"
@@ -92,7 +92,7 @@ def everything(synthesize):
 
 def test_every_setting_is_followed():
     assert {*TRACE, "cache", "load"} == set(MlaSettings.model_fields)
-    inside = {"cache": CacheSettings, "load": LoadSettings}
+    inside = {"cache": CacheSettings, "load": CacheLoad}
     assert set(INSIDE) == {
         f"{section}.{name}" for section, model in inside.items() for name in model.model_fields
     }
@@ -112,7 +112,7 @@ def test_setting_of_a_section_reaches_the_template(synthesize, name):
 
 
 def test_every_setting_says_what_it_is():
-    for model in (MlaSettings, CacheSettings, LoadSettings):
+    for model in (MlaSettings, CacheSettings, CacheLoad):
         assert all(field.description for field in model.model_fields.values())
 
 

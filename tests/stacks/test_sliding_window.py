@@ -7,7 +7,7 @@ import pytest
 from tests.cdk_app import literal, only, resources
 
 from config import ConfigError  # isort: skip
-from stacks.fleet import FleetSettings  # isort: skip
+from stacks.fleet import LoadedFleetSettings  # isort: skip
 from stacks.sliding_window import SlidingWindowSettings, WindowFunctionSettings  # isort: skip
 from tests.stacks.test_gqa import data, env_line  # isort: skip
 
@@ -78,7 +78,7 @@ def test_every_setting_of_the_function_is_followed():
 
 
 def test_the_fleets_settings_are_those_of_every_fleet_and_the_function():
-    own = set(SlidingWindowSettings.model_fields) - set(FleetSettings.model_fields)
+    own = set(SlidingWindowSettings.model_fields) - set(LoadedFleetSettings.model_fields)
     assert own == {"function"}
 
 
