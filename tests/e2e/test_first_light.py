@@ -73,11 +73,18 @@ def test_the_deployed_model_knows_paris(up: dict[str, Any]) -> None:
 
 
 def readme_commands() -> list[str]:
-    """The README's own command lines; `make` and the refresh are run by other tests."""
+    """The README's own command lines; other tests run `make`, the refresh and what other slugs do."""
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
     lines = [line for block in blocks for line in block.splitlines()]
     assert ".venv/bin/isomorph refresh local gqa" in lines
-    return [line for line in lines if "refresh" not in line and not line.startswith("make ")]
+    elsewhere = ("make ", ".venv/bin/isomorph refresh", ".venv/bin/isomorph up")
+    return [line for line in lines if not line.startswith(elsewhere) and "sliding" not in line]
+
+
+def test_the_readmes_other_innovations_have_tests_of_their_own() -> None:
+    up = re.findall(r"^\.venv/bin/isomorph up (\w+)", (ROOT / "README.md").read_text(), re.M)
+    files = {path.name: path.read_text() for path in Path(__file__).parent.glob("test_*.py")}
+    assert [any(f'"up", "{slug}"' in text for text in files.values()) for slug in up] == [True] * 2
 
 
 @pytest.mark.parametrize("line", readme_commands())
@@ -214,11 +221,13 @@ def test_a_machine_refuses_an_altered_code_asset(
         s3.put_object(Bucket=bucket, Key=key, Body=original)
 
 
+@pytest.mark.timeout(900)  # its machine installs torch
 def test_the_native_engine_serves_the_same_weights_from_the_same_code(
     local: Environment, isomorph: Command
 ) -> None:
     before = code_asset(local)
-    done = isomorph("run", "gqa", PROMPT, "--engine", "native", "--max-tokens", "64", "--json")
+    asked = ("run", "gqa", PROMPT, "--engine", "native", "--max-tokens", "64", "--json")
+    done = isomorph(*asked, timeout=600)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["engine"] == "native"

@@ -15,7 +15,7 @@ from isomorph.environments import Environment, load
 from local_aws.describe import DESCRIBE, NOTHING_TO_SEE, resources
 from tests.e2e.conftest import ROOT, free_port
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]  # downloads the first time
 PROMPT = "Water boils at"
 
 
@@ -33,7 +33,7 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 
 def isomorph(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "isomorph", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=290)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture(scope="module")
