@@ -73,7 +73,7 @@ def test_the_deployed_model_knows_paris(up: dict[str, Any]) -> None:
 
 
 def readme_commands() -> list[str]:
-    """The README's own command lines; other tests run `make`, the refresh and what other slugs do."""
+    """The README's own command lines, without those that other tests run."""
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
     lines = [line for block in blocks for line in block.splitlines()]
     assert ".venv/bin/isomorph refresh local gqa" in lines
