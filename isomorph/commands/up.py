@@ -12,6 +12,7 @@ from isomorph.ask import ask
 from isomorph.ask_function import ask_function
 from isomorph.environments import Environment, load
 from isomorph.errors import UserError
+from isomorph.machine import need_openmp
 from isomorph.paths import state
 
 PROMPT = "The capital of France is"
@@ -43,6 +44,7 @@ def up(slugs: tuple[str, ...], port: int, accept_gemma: bool, json_: bool) -> No
     chosen = _chosen(environment, slugs)
     if not slugs:
         chosen = _without_unaccepted_terms(environment, chosen)
+    need_openmp()
     start = time.monotonic()
     deployment.ensure_wheelhouses(environment.config, chosen)
     folders = {slug: _weights(environment, slug) for slug in chosen}
