@@ -47,15 +47,16 @@ def serve(settings: Settings) -> None:
 
     clear(settings)
     caches = Caches(settings.caches_dir)
-    # What functions inherit, as machines are told: the caches' certificates are to be trusted.
-    os.environ[TRUSTED] = str(caches.trusted)
+    trust = {TRUSTED: str(caches.trusted)}
     runner = Runner(
         endpoint=settings.endpoint,
         instances_dir=settings.instances_dir,
         scopes=scopes,
-        environment={TRUSTED: str(caches.trusted)},
+        environment=trust,
     )
-    functions = FunctionRunner(endpoint=settings.endpoint, folder=settings.functions_dir)
+    functions = FunctionRunner(
+        endpoint=settings.endpoint, folder=settings.functions_dir, variables=trust
+    )
     functions.install()
     AutoScalingApi(runner).install()
     LoadBalancing(runner).install()

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ class FunctionRunner:
     Args:
         endpoint: Of the embedded AWS.
         folder: Where the environments' folders are made.
+        variables: What every function is told besides, such as whom to trust.
     """
 
-    def __init__(self, *, endpoint: str, folder: Path) -> None:
-        self._endpoint, self._folder = endpoint, folder
+    def __init__(self, *, endpoint: str, folder: Path, variables: Mapping[str, str]) -> None:
+        self._endpoint, self._folder, self._variables = endpoint, folder, dict(variables)
         self._lock = threading.Lock()
         self._idle: dict[str, list[ExecutionEnvironment]] = {}
         self._all: dict[int, ExecutionEnvironment] = {}
@@ -148,6 +150,7 @@ class FunctionRunner:
                 "AWS_DEFAULT_REGION": region,
                 "AWS_ACCESS_KEY_ID": account,
                 "AWS_SECRET_ACCESS_KEY": "local",
+                **self._variables,
             },
         )
         with self._lock:

@@ -138,7 +138,7 @@ def test_a_function_sees_neither_the_checkout_nor_a_library_it_did_not_bring(
 ) -> None:
     code = "def handle(event, context):\n    __import__(event['name'])\n    return 'there'\n"
     replace_code(deployed, {"index.py": code})
-    for module in ("model_code", "boto3", "xllamacpp"):
+    for module in ("model_code", "pydantic", "xllamacpp"):
         said, error = invoke(deployed, name=module)
         assert (said["errorType"], error) == ("ModuleNotFoundError", "Unhandled"), module
 
