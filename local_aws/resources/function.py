@@ -12,12 +12,17 @@ _BY_CONTROL_PLANE = {
     *("LoggingConfig", "MemorySize", "PackageType", "Role", "Runtime", "SnapStart", "Tags"),
     *("Timeout", "TracingConfig"),
 }
+_APPLIED = ("DeadLetterConfig", "ReservedConcurrentExecutions", "VpcConfig")
 
 
 def _apply(aws: Aws, name: str, properties: Properties) -> None:
     client = aws.client("lambda")
     letters: dict[str, Any] = properties.get("DeadLetterConfig") or {"TargetArn": ""}
-    client.update_function_configuration(FunctionName=name, DeadLetterConfig=letters)
+    inside = properties.get("VpcConfig") or {}
+    network = {key: list(inside.get(key) or []) for key in ("SubnetIds", "SecurityGroupIds")}
+    client.update_function_configuration(
+        FunctionName=name, DeadLetterConfig=letters, VpcConfig=network
+    )
     if "ReservedConcurrentExecutions" in properties:
         client.put_function_concurrency(
             FunctionName=name,
@@ -56,7 +61,7 @@ def function(runner: FunctionRunner) -> Type:
 
     return Type(
         "AWS::Lambda::Function",
-        frozenset({*_BY_CONTROL_PLANE, "DeadLetterConfig", "ReservedConcurrentExecutions"}),
+        frozenset({*_BY_CONTROL_PLANE, *_APPLIED}),
         _create,
         delete,
         _update,

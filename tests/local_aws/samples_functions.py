@@ -38,6 +38,7 @@ FUNCTIONS: Template = {
         Environment={"Variables": {"GIVEN": "this"}},
         DeadLetterConfig={"TargetArn": attribute("Letters", "Arn")},
         LoggingConfig={"LogGroup": ref("FunctionLogs")},
+        VpcConfig={"SubnetIds": ["subnet-1"], "SecurityGroupIds": ["sg-1"]},
         ReservedConcurrentExecutions=2,
     ),
     "FunctionUrl": resource(

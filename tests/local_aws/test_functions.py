@@ -71,6 +71,13 @@ def invoke(deployed: Emulator, **event: Any) -> tuple[Any, str | None]:
     return json.loads(answer["Payload"].read()), answer.get("FunctionError")
 
 
+def test_what_the_control_plane_drops_is_seen_all_the_same(deployed: Emulator) -> None:
+    seen = deployed.client("lambda").get_function_configuration(FunctionName=name(deployed))
+    assert seen["VpcConfig"]["SubnetIds"] == ["subnet-1"]
+    assert seen["VpcConfig"]["SecurityGroupIds"] == ["sg-1"]
+    assert seen["DeadLetterConfig"]["TargetArn"].startswith("arn:aws:sqs:")
+
+
 def test_the_real_client_calls_the_handler_with_its_event_and_its_time(deployed: Emulator) -> None:
     said, error = invoke(deployed, say="hello")
     assert error is None
