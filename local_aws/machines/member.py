@@ -114,7 +114,8 @@ class Member:
             cloud.deregister(check.group.arn, self.instance_id)
         self.checks = []
         self.actions = {hook.name: Action.begin(hook) for hook in hooks}
-        if hooks:
+        if hooks or not self.failure:
+            # Until the runner's next step: a request that was on its way still finds its server.
             self.phase = "Terminating:Wait"
         else:
             self.shut_down()

@@ -192,7 +192,8 @@ def test_fails_when_the_cache_does_not_settle(secret, cache, monkeypatch):
         step(secret, "setSecret")
 
 
-def test_fails_when_the_cache_refuses_the_next_password(secret, cache):
+def test_fails_when_the_cache_refuses_the_next_password(secret, cache, monkeypatch):
+    monkeypatch.setattr(index, "_LOGIN_S", -1)
     begin(secret)
     step(secret, "createSecret")
     with pytest.raises(RotationError, match="the cache refuses the next password"):

@@ -24,6 +24,7 @@ from botocore.exceptions import ClientError
 PASSWORD = re.compile(r"[A-Za-z0-9!&#$^<>-]{16,128}")
 _CONNECT_S = 5
 _WAIT_S = 240  # for a change of the cache to end
+_LOGIN_S = 30  # for its nodes to take a new password
 _LIMIT = 65536
 
 
@@ -105,9 +106,12 @@ class Rotation:
         self._cache.take(pending["password"], beside=current["password"])
 
     def test(self) -> None:
-        """Log in with the next password."""
-        if not self._cache.accepts(self._value("AWSPENDING", self._version)):
-            raise RotationError("the cache refuses the next password")
+        """Log in with the next password; a user is active before every node knows its password."""
+        pending, deadline = self._value("AWSPENDING", self._version), time.monotonic() + _LOGIN_S
+        while not self._cache.accepts(pending):
+            if time.monotonic() > deadline:
+                raise RotationError(f"the cache refuses the next password for {_LOGIN_S} s")
+            time.sleep(1)
 
     def finish(self) -> None:
         """Make the next password the current one, then the only one."""
