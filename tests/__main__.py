@@ -1,18 +1,15 @@
 """Runs what CI runs, part by part, and prints how long each took: `python -m tests [PART ...]`.
 
-The end-to-end deployment mostly waits, so it runs beside the other parts; what it prints comes
-when it is over.
+One part after the other: with the end-to-end tests beside the others, what waits for a machine or
+a cache failed now and then.
 """
 
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.prefix) / "bin"
@@ -35,7 +32,6 @@ PARTS: dict[str, list[str]] = {
     "gates": [*PYTEST, "-m", "gates"],
     "e2e": [*PYTEST, "-m", "e2e"],
 }
-ASIDE = "e2e"
 
 
 @dataclass(frozen=True)
@@ -47,8 +43,9 @@ class Result:
     passed: bool
 
 
-def run(name: str, output: IO[bytes] | None = None) -> Result:
-    """Run one part; its output goes to this process's, or into a file."""
+def run(name: str) -> Result:
+    """Run one part."""
+    print(f"== {name}", flush=True)
     environment = {
         # CONTRIBUTING.md says so: who runs all tests accepts the terms of Gemma's weights.
         "ISOMORPH_ACCEPT_GEMMA_TERMS": "1",
@@ -57,24 +54,8 @@ def run(name: str, output: IO[bytes] | None = None) -> Result:
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
     start = time.monotonic()
-    done = subprocess.run(PARTS[name], cwd=ROOT, env=environment, stdout=output, stderr=output)
+    done = subprocess.run(PARTS[name], cwd=ROOT, env=environment)
     return Result(name, time.monotonic() - start, done.returncode == 0)
-
-
-def run_all(names: list[str]) -> list[Result]:
-    """Run parts one after the other, with the one that mostly waits beside them."""
-    alone = [name for name in names if name != ASIDE or len(names) == 1]
-    results = []
-    with ThreadPoolExecutor() as threads, tempfile.TemporaryFile() as printed:
-        beside = threads.submit(run, ASIDE, printed) if alone != names else None
-        for name in alone:
-            print(f"== {name}", flush=True)
-            results.append(run(name))
-        if beside is not None:
-            results.append(beside.result())
-            printed.seek(0)
-            print(f"== {ASIDE}\n{printed.read().decode(errors='replace')}", flush=True)
-    return results
 
 
 def main(names: list[str]) -> int:
@@ -84,7 +65,7 @@ def main(names: list[str]) -> int:
         print(f"no part {', '.join(unknown)}; there are: {', '.join(PARTS)}", file=sys.stderr)
         return 2
     start = time.monotonic()
-    results = run_all(names or list(PARTS))
+    results = [run(name) for name in names or PARTS]
     print("\npart           seconds")
     for each in results:
         print(f"{each.name:<14} {each.seconds:7.1f}  {'ok' if each.passed else 'FAILED'}")
