@@ -16,11 +16,11 @@ def test_a_machine_without_openmp_is_told_what_installs_it(monkeypatch: pytest.M
         need_openmp(missing)
 
 
-def test_elsewhere_the_wheels_bring_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.platform", "darwin")
-    need_openmp(missing)
-
-
-def test_a_machine_that_has_it_goes_on() -> None:
+@pytest.mark.parametrize(("platform", "looked_for"), [("linux", ["libgomp.so.1"]), ("darwin", [])])
+def test_only_linux_is_looked_at_where_wheels_do_not_bring_their_own(
+    monkeypatch: pytest.MonkeyPatch, platform: str, looked_for: list[str]
+) -> None:
     loaded: list[str] = []
+    monkeypatch.setattr("sys.platform", platform)
     need_openmp(loaded.append)
+    assert loaded == looked_for

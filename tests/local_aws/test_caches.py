@@ -167,6 +167,7 @@ def test_the_servers_of_an_embedded_aws_that_was_killed_are_killed(tmp_path):
     server.start()
     kill_leftovers(tmp_path)
     until(lambda: not server.running, "the end of the server")
+    assert not server.running
 
 
 def stack() -> Template:

@@ -61,7 +61,10 @@ def test_the_same_seed_is_the_same_and_no_seed_is_random() -> None:
 
 
 def test_fields_that_ask_for_nothing_are_let_through() -> None:
-    completion(n=1, echo=False, frequency_penalty=0.0, logprobs=None, user="me", best_of=1)
+    asked = completion(
+        n=1, echo=False, frequency_penalty=0.0, logprobs=None, user="me", best_of=1, seed=1
+    )
+    assert asked == completion(seed=1)
 
 
 def test_a_single_stop_may_be_a_string() -> None:

@@ -103,12 +103,16 @@ def test_a_replacement_that_keeps_its_data_is_not_refused() -> None:
 def test_a_deletion_that_keeps_its_data_is_not_refused() -> None:
     old = template("AWS::S3::Bucket")
     old["Resources"]["Thing"]["DeletionPolicy"] = "Retain"
-    refuse(diff(old, {"Resources": {}}))
+    changes = diff(old, {"Resources": {}})
+    assert changes[0].effect == "delete"
+    refuse(changes)
 
 
 def test_stateless_replacements_pass() -> None:
     kind = "AWS::SageMaker::EndpointConfig"
-    refuse(diff(template(kind, KmsKeyId="a"), template(kind, KmsKeyId="b")))
+    changes = diff(template(kind, KmsKeyId="a"), template(kind, KmsKeyId="b"))
+    assert changes[0].effect == "replace"
+    refuse(changes)
 
 
 def test_long_values_are_cut_on_one_line() -> None:

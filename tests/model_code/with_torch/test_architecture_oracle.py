@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
 from model_code.common.architecture import parse, read
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.torch
 
-MODELS = Path(__file__).parents[2] / "config" / "models"
+MODELS = Path(__file__).parents[3] / "config" / "models"
 NAMES = sorted(path.stem for path in MODELS.glob("*.json"))
 # One a family, from the defaults of transformers' config classes; DeepSeek-V2's leave out top-k.
 DEFAULTS: dict[str, dict[str, Any]] = {
