@@ -2,6 +2,7 @@
 
 # mypy: disable-error-code="untyped-decorator, no-untyped-call"
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -176,14 +177,17 @@ print(peak, architecture.parameters)
 
 @pytest.mark.parametrize(("quantization", "bits"), [("none", 16), ("int8", 8), ("int4", 5)])
 def test_the_peak_at_load_is_the_weights_and_a_matrix(quantization: str, bits: int) -> None:
+    # A fixed threshold: by default glibc raises it, and what it then keeps differs by 60 MB a run.
+    malloc = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, quantization], capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-c", SCRIPT, quantization],
+        capture_output=True, text=True, check=True, env=os.environ | malloc,
+    )  # fmt: skip
     peak, parameters = map(int, done.stdout.split())
     head = 8192 * 512  # the largest matrix; int8 in int4, too
     weights = parameters * bits / 8 + (head * 3 / 8 if bits == 5 else 0)
-    in_hand = 0 if quantization == "none" else head * 2 + 3 * 2048 * 2048 * 4
-    assert 0.9 * weights < peak < 1.1 * weights + in_hand + 8e6  # torch's own, once
+    in_hand = 0 if quantization == "none" else head * 2 + 2 * 2048 * 512 * 4
+    assert 0.9 * weights < peak < 1.1 * weights + in_hand + 4e6  # torch's own, once
 
 
 @settings(max_examples=40, deadline=None)
