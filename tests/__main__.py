@@ -30,7 +30,7 @@ PARTS: dict[str, list[str]] = {
     "slow": [*PYTEST, "-m", "slow and not torch and not e2e"],
     "torch": [*PYTEST, *BOTH_CORES, "-m", "torch and not e2e"],
     "gates": [*PYTEST, "-m", "gates"],
-    "e2e": [*PYTEST, "-m", "e2e"],
+    "e2e": [*PYTEST, *BOTH_CORES, "-m", "e2e"],  # each file has its own embedded AWS
 }
 
 

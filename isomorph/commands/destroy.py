@@ -33,7 +33,11 @@ def destroy(name: str, slugs: tuple[str, ...], yes: bool, json_: bool) -> None:
         _empty_buckets(environment)
     with output.step(f"cdk destroy {' '.join(stacks)}"):
         cdk.run(
-            ["destroy", "-c", f"env={name}", "--force", *(f"{name}/{stack}" for stack in stacks)],
+            [
+                *("destroy", "-c", f"env={name}", "--force"),
+                *("--output", str(state() / "destroyed")),  # cdk.out may be another command's
+                *(f"{name}/{stack}" for stack in stacks),
+            ],
             environment=environment.variables,
             log=state() / "cdk.log",
         )

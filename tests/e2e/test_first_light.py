@@ -43,7 +43,12 @@ def cdk(local: Environment, *arguments: str) -> "subprocess.CompletedProcess[str
     return subprocess.run(
         [str(ROOT / "node_modules/.bin/cdk"), *arguments],
         cwd=ROOT,
-        env={**os.environ, **local.variables, "NO_COLOR": "1"},
+        env={
+            **os.environ,
+            **local.variables,
+            "NO_COLOR": "1",
+            "CDK_OUTPUT": f"{os.environ['ISOMORPH_STATE']}-cdk.out",
+        },
         capture_output=True,
         text=True,
         timeout=280,
