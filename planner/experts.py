@@ -1,4 +1,4 @@
-"""How much memory a mixture's routed experts take: all of them, and the least a node can work in."""
+"""How much memory a mixture's routed experts take: all, and the least a node can work in."""
 
 import math
 from dataclasses import dataclass
