@@ -10,8 +10,15 @@ from constructs_lib.function_code import image_code, zip_code
 from constructs_lib.function_edge import FunctionEdge, Viewers
 from constructs_lib.function_role import FunctionRole
 from constructs_lib.function_watch import FunctionLimits, FunctionWatch
+from constructs_lib.hyperpod_cluster import HyperPodCluster
+from constructs_lib.hyperpod_groups import NodeGroup, Start
+from constructs_lib.hyperpod_network import ClusterSecurityGroup
+from constructs_lib.hyperpod_role import ClusterRole
 from constructs_lib.latent_cache import LatentCache, Login, Nodes, Serverless
 from constructs_lib.latent_watch import CacheLimits, LatentWatch
+from constructs_lib.lifecycle_bucket import LifecycleBucket, lifecycle_bucket_name
+from constructs_lib.lifecycle_scripts import LifecycleScripts
+from constructs_lib.lifecycle_synthesizer import LifecycleSynthesizer
 from constructs_lib.managed_capacity import ManagedCapacity, ManagedInstances
 from constructs_lib.monthly_budget import MonthlyBudget
 from constructs_lib.private_vpc import PrivateVpc
@@ -23,6 +30,8 @@ __all__ = [
     "NO_WEIGHTS",
     "AccessLogBucket",
     "CacheLimits",
+    "ClusterRole",
+    "ClusterSecurityGroup",
     "CodeAsset",
     "DataBucket",
     "DataKey",
@@ -33,24 +42,31 @@ __all__ = [
     "FunctionRole",
     "FunctionSize",
     "FunctionWatch",
+    "HyperPodCluster",
     "LatentCache",
     "LatentWatch",
+    "LifecycleBucket",
+    "LifecycleScripts",
+    "LifecycleSynthesizer",
     "Limits",
     "Login",
     "Machines",
     "ManagedCapacity",
     "ManagedInstances",
     "MonthlyBudget",
+    "NodeGroup",
     "Nodes",
     "PrivateVpc",
     "Server",
     "Serverless",
     "Site",
+    "Start",
     "Viewers",
     "Weights",
     "WindowFunction",
     "ZipAsset",
     "image_code",
+    "lifecycle_bucket_name",
     "refusals",
     "zip_code",
 ]

@@ -40,6 +40,7 @@ class Base:
 
     Args:
         environment: Name of the environment.
+        lifecycle_bucket: Name of the bucket of lifecycle scripts, as synthesis must know it.
         cidr: Addresses of the VPC; a literal, as security checks cannot read an import.
         availability_zones: Zones of its subnets.
         s3_prefix_list: Id of the region's managed prefix list for S3.
@@ -48,6 +49,7 @@ class Base:
     """
 
     environment: str
+    lifecycle_bucket: str
     cidr: str
     availability_zones: Sequence[str]
     s3_prefix_list: str
@@ -94,6 +96,10 @@ class Base:
         """Return the bucket of the weights, and the key that encrypts it."""
         bucket = s3.Bucket.from_bucket_name(scope, "Models", self._value("ModelBucket"))
         return bucket, self._key(scope, "ModelKeyArn")
+
+    def training_bucket(self, scope: Construct) -> s3.IBucket:
+        """Return the bucket of training data and checkpoints, under the key of the models."""
+        return s3.Bucket.from_bucket_name(scope, "Training", self._value("TrainingBucket"))
 
     def _key(self, scope: Construct, output: str) -> kms.IKey:
         return kms.Key.from_key_arn(scope, output, self._value(output))
