@@ -141,9 +141,14 @@ def save(
                    "clean_up_tokenization_spaces": False}  # fmt: skip
         (made / "tokenizer_config.json").write_text(json.dumps(wrapper, indent=2) + "\n")
         (made / "README.md").write_text(card)
-        if folder.exists():
-            shutil.rmtree(folder)
-        made.rename(folder)
+        replace(made, folder)
+
+
+def replace(made: Path, folder: Path) -> None:
+    """Let the folder `made` be called `folder`, whatever was called so."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    made.rename(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -133,10 +133,11 @@ def visit(
 
     Args:
         x_TD: float32.
-        choices_TK: int64, each from `low` to E - 1. Rows of those below 0 are left as they are.
+        choices_TK: int64, each from `low` to E - 1.
         gate_up: [E x 2F, D], gate above value.
         down: [E x D, F], of the same kind.
-        results_TKD: float32.
+        results_TKD: float32. Rows whose choice is below 0 are left as they are.
+        low: -1 to leave out such choices, 0 to refuse them.
 
     Raises:
         ValueError: Shapes, dtypes or layout are not these, or a choice is no expert.
