@@ -58,6 +58,8 @@ def _lower_first(text: str) -> str:
 def _fields(model: type[BaseModel], loc: tuple[str | int, ...]) -> dict[str | int, str]:
     """Return the keys that are allowed beside the last part of `loc`, with their descriptions."""
     for part in loc[:-1]:
+        if str(part) not in model.model_fields:
+            continue  # the key of a mapping, whose values have this model
         annotation = model.model_fields[str(part)].annotation
         kinds = (annotation, *get_args(annotation))
         model = next(

@@ -35,15 +35,6 @@ class Entrance(Protocol):
     def request_count(self, period: Duration) -> cloudwatch.Metric:
         """Return the number of requests to this fleet."""
 
-    @property
-    def attachment(self) -> IConstruct:
-        """What makes the target group a part of the load balancer."""
-        return self.listener
-
-    def request_count(self, period: Duration) -> cloudwatch.Metric:
-        """Return the number of requests to the load balancer."""
-        return self.balancer.metrics.request_count(period=period)
-
     def allow_to(self, nodes: ec2.ISecurityGroup, port: int) -> None:
         """Open the way from the load balancer to the nodes, and no other."""
 

@@ -10,6 +10,7 @@ from planner.catalogue import GIB, Instance, instances
 from planner.choosing import cheapest
 from planner.errors import PlanError
 from planner.load import Load
+from planner.ranking import sold
 from planner.roofline import Demand
 from planner.serving import Layout, Misfit, fit
 
@@ -70,16 +71,17 @@ def neuron_endpoint(
     asked = load.of(architecture)
     demand = Demand(architecture, dtype=asked.dtype, kv_dtype=asked.kv_dtype, context=asked.context)
     if instance is not None:
-        found: Layout | Misfit | None = fit(demand, asked, _endpoint_type(instance))
+        machine = _endpoint_type(instance)
+        found: Layout | Misfit | None = sold(machine, region) or fit(demand, asked, machine)
     else:
         best = cheapest(
-            demand, asked, _offered("inf2"), service="sagemaker", region=region,
+            demand, asked, _offered("inf2"), service="endpoint", region=region,
             today=datetime.date.today(),
         )  # fmt: skip
         found = best[0] if isinstance(best, tuple) else best
     if isinstance(found, Layout):
         return _size(demand, found)
-    raise PlanError(_refusal(demand, asked, found))
+    raise PlanError(_refusal(demand, asked, region, found))
 
 
 def _offered(*families: str) -> list[Instance]:
@@ -99,14 +101,14 @@ def _endpoint_type(name: str) -> Instance:
     return offered[name]
 
 
-def _refusal(demand: Demand, load: Load, found: Misfit | None) -> str:
+def _refusal(demand: Demand, load: Load, region: str, found: Misfit | None) -> str:
     """Say why nothing carries the model, and which type would."""
     if found is None:
         return "no Neuron type of endpoints is in the catalogue"
     would = [
         f"ml.{each.name}"
         for each in _offered(*NEURON_FAMILIES)
-        if isinstance(fit(demand, load, each), Layout)
+        if isinstance(sold(each, region) or fit(demand, load, each), Layout)
     ]
     remedy = ", ".join(would) or f"no Neuron type; {found.remedy}"
     name = demand.architecture.name
