@@ -9,13 +9,14 @@ import ministack.app
 from ministack.core.responses import set_request_account_id, set_request_region
 from ministack.services import alb
 
+from local_aws.endpoints.runner import EndpointRunner
 from local_aws.functions.runner import FunctionRunner
 from local_aws.functions.urls import FunctionUrls
 from local_aws.machines.imds import PREFIX as IMDS
 from local_aws.machines.imds import Imds
 from local_aws.machines.member import Member
 from local_aws.machines.runner import Runner
-from local_aws.settings import FUNCTIONS, MACHINES
+from local_aws.settings import ENDPOINTS, FUNCTIONS, MACHINES
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -25,8 +26,10 @@ Send = Callable[[Message], Awaitable[None]]
 class Front:
     """The ASGI application."""
 
-    def __init__(self, runner: Runner, functions: FunctionRunner) -> None:
-        self._runner, self._functions = runner, functions
+    def __init__(
+        self, runner: Runner, functions: FunctionRunner, endpoints: EndpointRunner
+    ) -> None:
+        self._runner, self._functions, self._endpoints = runner, functions, endpoints
         self._urls = FunctionUrls(functions)
         self._imds = Imds(runner)
 
@@ -41,6 +44,10 @@ class Front:
                 return
             if path == FUNCTIONS:
                 body = json.dumps(self._functions.describe()).encode()
+                await _send(send, 200, body, "application/json")
+                return
+            if path == ENDPOINTS:
+                body = json.dumps(self._endpoints.describe()).encode()
                 await _send(send, 200, body, "application/json")
                 return
             if path.startswith(IMDS):

@@ -8,6 +8,7 @@ import signal
 import sys
 
 from local_aws.caches.server import kill_leftovers as kill_servers
+from local_aws.endpoints.container import kill_leftovers as kill_containers
 from local_aws.machines.machine import kill_leftovers
 from local_aws.settings import ACCOUNT, HOST, REGION, Settings
 
@@ -36,6 +37,8 @@ def serve(settings: Settings) -> None:
 
     from local_aws.behind import put_moto_behind
     from local_aws.caches.runner import Caches
+    from local_aws.endpoints.api import EndpointsApi
+    from local_aws.endpoints.runner import EndpointRunner
     from local_aws.front import Front
     from local_aws.functions.runner import FunctionRunner
     from local_aws.givens import give_s3_its_key, publish_images
@@ -58,12 +61,16 @@ def serve(settings: Settings) -> None:
         endpoint=settings.endpoint, folder=settings.functions_dir, variables=trust
     )
     functions.install()
+    endpoints = EndpointRunner(
+        endpoint=settings.endpoint, folder=settings.endpoints_dir, variables=trust
+    )
     AutoScalingApi(runner).install()
     LoadBalancing(runner).install()
     put_moto_behind()
+    EndpointsApi(endpoints).install()
     publish_images()
     give_s3_its_key()
-    register_all(Aws(settings.endpoint), runner, functions, caches)
+    register_all(Aws(settings.endpoint), runner, functions, caches, endpoints)
 
     config = Config()
     config.bind = [f"{HOST}:{settings.port}"]
@@ -75,9 +82,10 @@ def serve(settings: Settings) -> None:
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        await hypercorn(Front(runner, functions), config, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
+        await hypercorn(Front(runner, functions, endpoints), config, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
 
     runner.start()
+    endpoints.start()
     code = 0
     try:
         asyncio.run(main())
@@ -87,6 +95,7 @@ def serve(settings: Settings) -> None:
     finally:
         runner.stop()
         functions.stop()
+        endpoints.stop()
         caches.stop()
         clear(settings)
         sys.stderr.flush()
@@ -98,5 +107,7 @@ def clear(settings: Settings) -> None:
     """Remove all machines and caches, also those of an embedded AWS that was killed here."""
     kill_leftovers(settings.instances_dir)
     kill_servers(settings.caches_dir)
-    for folder in (settings.instances_dir, settings.functions_dir, settings.caches_dir):
+    kill_containers(settings.endpoints_dir)
+    played = (settings.instances_dir, settings.functions_dir, settings.caches_dir)
+    for folder in (*played, settings.endpoints_dir):
         shutil.rmtree(folder, ignore_errors=True)
