@@ -1,6 +1,7 @@
 """SageMaker's models and endpoints, and how Application Auto Scaling would scale them."""
 
 import time
+import uuid
 from typing import Any
 
 from local_aws.endpoints.runner import EndpointRunner
@@ -35,10 +36,15 @@ def _named(name: str) -> str:
     return name.rpartition("/")[2]  # of an ARN
 
 
+def _fresh_name(resource: Resource) -> str:
+    """Return a name that no other has: a replacement stands beside what it replaces."""
+    return f"{resource.name(54)}-{uuid.uuid4().hex[:8]}"
+
+
 def _create_model(aws: Aws, resource: Resource) -> Made:
     given = dict(resource.properties)
     _only(given["PrimaryContainer"], _CONTAINER, f"{MODEL}: PrimaryContainer")
-    name = given.pop("ModelName", None) or resource.name(63)
+    name = given.pop("ModelName", None) or _fresh_name(resource)
     answer = aws.client("sagemaker").create_model(ModelName=name, **given)
     return Made(answer["ModelArn"], {"ModelName": name, "Id": answer["ModelArn"]})
 
@@ -55,7 +61,7 @@ def _variant(given: Properties) -> dict[str, Any]:
 def _create_config(aws: Aws, resource: Resource) -> Made:
     given = dict(resource.properties)
     given["ProductionVariants"] = [_variant(one) for one in given["ProductionVariants"]]
-    name = given.pop("EndpointConfigName", None) or resource.name(63)
+    name = given.pop("EndpointConfigName", None) or _fresh_name(resource)
     answer = aws.client("sagemaker").create_endpoint_config(EndpointConfigName=name, **given)
     arn = answer["EndpointConfigArn"]
     return Made(arn, {"EndpointConfigName": name, "Id": arn})
