@@ -11,7 +11,7 @@ from constructs_lib.function_edge import FunctionEdge, Viewers
 from constructs_lib.function_role import FunctionRole
 from constructs_lib.function_watch import FunctionLimits, FunctionWatch
 from constructs_lib.hyperpod_cluster import Care, HyperPodCluster
-from constructs_lib.hyperpod_groups import NodeGroup, Place, Start
+from constructs_lib.hyperpod_groups import LustreMount, NodeGroup, Place, Start
 from constructs_lib.hyperpod_network import ClusterSecurityGroup
 from constructs_lib.hyperpod_orchestrator import AccountingDatabase, Eks, Slurm
 from constructs_lib.hyperpod_role import ClusterRole, Needs
@@ -23,6 +23,7 @@ from constructs_lib.lifecycle_synthesizer import LifecycleSynthesizer
 from constructs_lib.managed_capacity import ManagedCapacity, ManagedInstances
 from constructs_lib.monthly_budget import MonthlyBudget
 from constructs_lib.node_health import NodeHealth
+from constructs_lib.private_endpoints import PrivateEndpoints
 from constructs_lib.private_vpc import PrivateVpc
 from constructs_lib.site import Site
 from constructs_lib.task_governance import Policy, TaskGovernance, Team
@@ -61,6 +62,7 @@ __all__ = [
     "Limits",
     "Login",
     "Lustre",
+    "LustreMount",
     "Machines",
     "ManagedCapacity",
     "ManagedInstances",
@@ -71,6 +73,7 @@ __all__ = [
     "Nodes",
     "Place",
     "Policy",
+    "PrivateEndpoints",
     "PrivateVpc",
     "Server",
     "Serverless",

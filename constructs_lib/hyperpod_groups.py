@@ -58,12 +58,29 @@ class Start:
         entry: The script that HyperPod runs.
         role_arn: What the node may do.
         volume_key_arn: Encrypts its disks.
+        lustre: The file system that HyperPod mounts; left out, none.
     """
 
     scripts: str
     entry: str
     role_arn: str
     volume_key_arn: str
+    lustre: "LustreMount | None" = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LustreMount:
+    """A file system to mount.
+
+    Args:
+        dns_name: Of its servers.
+        mount_name: What they call it.
+        path: Where nodes have it.
+    """
+
+    dns_name: str
+    mount_name: str
+    path: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +120,13 @@ def instance_group(
         life_cycle_config=cluster.ClusterLifeCycleConfigProperty(
             source_s3_uri=start.scripts, on_create=start.entry
         ),
-        instance_storage_configs=_disks(group, start.volume_key_arn),
+        instance_storage_configs=[
+            *_disks(group, start.volume_key_arn),
+            *([_mount(start.lustre)] if start.lustre else []),
+        ],
         kubernetes_config=kubernetes if group.labels and not slurm else None,
         on_start_deep_health_checks=list(group.deep_health_checks) or None,
-        override_vpc_config=None
-        if group.zone in (None, place.zone)
-        else place.network(group.zone),
+        override_vpc_config=None if group.zone in (None, place.zone) else place.network(group.zone),
         slurm_config=_slurm_node(group) if slurm else None,
         threads_per_core=group.threads_per_core,
         training_plan_arn=group.plan_arn,
@@ -129,6 +147,15 @@ def _disks(
     return [
         cluster.ClusterInstanceStorageConfigProperty(ebs_volume_config=volume) for volume in volumes
     ]
+
+
+def _mount(lustre: LustreMount) -> sagemaker.CfnCluster.ClusterInstanceStorageConfigProperty:
+    cluster = sagemaker.CfnCluster
+    return cluster.ClusterInstanceStorageConfigProperty(
+        fsx_lustre_config=cluster.ClusterFsxLustreConfigProperty(
+            dns_name=lustre.dns_name, mount_name=lustre.mount_name, mount_path=lustre.path
+        )
+    )
 
 
 def _slurm_node(group: NodeGroup) -> sagemaker.CfnCluster.ClusterSlurmConfigProperty:

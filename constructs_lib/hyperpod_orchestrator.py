@@ -1,4 +1,4 @@
-"""What places jobs on the nodes of a HyperPod cluster: Slurm on its own nodes, or an EKS cluster."""
+"""What places jobs on the nodes of a HyperPod cluster: Slurm on nodes of its own, or EKS."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -8,6 +8,7 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
+from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_ssm as ssm
 from constructs import Construct
 
@@ -60,7 +61,7 @@ class Needs:
     """What a cluster's scripts touch.
 
     Args:
-        scripts_bucket: Name of the bucket of lifecycle scripts and code.
+        scripts_bucket: Lifecycle scripts and code.
         scripts_key: Encrypts it.
         parameter: What the scripts are told.
         log_group: Where scripts and runs write.
@@ -69,7 +70,7 @@ class Needs:
         accounting_secret: Login of Slurm's database, if it is not on the controller.
     """
 
-    scripts_bucket: str
+    scripts_bucket: s3.IBucket
     scripts_key: kms.IKey
     parameter: ssm.IStringParameter
     log_group: logs.ILogGroup
@@ -103,10 +104,10 @@ class ClusterRole(iam.Role):
         stack = Stack.of(scope)
         network = _network(stack, place, pods=eks_arn is not None)
         group = _log_group(stack, cluster)
-        bucket = f"arn:{stack.partition}:s3:::{needs.scripts_bucket}"
+        bucket = needs.scripts_bucket
         statements = [
             *network.statements,
-            *_scripts(needs, bucket),
+            *_scripts(needs),
             _allow(["logs:CreateLogGroup"], group),
             _allow(
                 ["logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
@@ -132,7 +133,9 @@ class ClusterRole(iam.Role):
                 **network.reasons,
                 "*": "descriptions, sessions and metrics cannot be limited to resources; the "
                 "metrics' namespaces are, by a condition",
-                f"{bucket}/*": "every version of scripts and code is in this bucket, nothing else",
+                bucket.arn_for_objects(
+                    "*"
+                ): "every version of scripts and code is in this bucket, nothing else",
                 group: "the log group's name ends in an id that the cluster gets at its creation",
                 f"{group}:log-stream:*": "streams are named after instances",
             },
@@ -173,9 +176,11 @@ def _subnets(place: Place) -> list[ec2.ISubnet]:
     return list(place.subnets.values())
 
 
-def _scripts(needs: Needs, bucket: str) -> list[iam.PolicyStatement]:
+def _scripts(needs: Needs) -> list[iam.PolicyStatement]:
+    bucket = needs.scripts_bucket
     return [
-        _allow(["s3:GetObject", "s3:ListBucket"], bucket, f"{bucket}/*"),
+        _allow(["s3:ListBucket"], bucket.bucket_arn),
+        _allow(["s3:GetObject"], bucket.arn_for_objects("*")),
         _allow(["kms:Decrypt"], needs.scripts_key.key_arn),
         _allow(["ssm:GetParameter"], needs.parameter.parameter_arn),
         _allow(["logs:CreateLogStream", "logs:PutLogEvents"], needs.log_group.log_group_arn),

@@ -10,7 +10,7 @@ from constructs_lib.training_watch import TrainingWatch
 
 # What HyperPod's health monitoring agent writes into the cluster's own log group when it finds
 # something:
-# docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-hyperpod-eks-resiliency-health-monitoring-agent.html
+# sagemaker/latest/dg/sagemaker-hyperpod-eks-resiliency-health-monitoring-agent.html
 _AGENT = logs.FilterPattern.all_terms("HealthMonitoringAgentDetectionEvent")
 # What our lifecycle scripts write into ours when a phase failed for good.
 _SCRIPTS = logs.FilterPattern.literal('{ $.event = "phase" && $.state = "failed" }')

@@ -148,5 +148,3 @@ def _sharing(team: Team) -> dict[str, Any]:
 
 def _switch(on: bool) -> str:
     return "Enabled" if on else "Disabled"
-
-

@@ -77,8 +77,9 @@ class TrainingEks(Construct):
         self.endpoints = PrivateEndpoints(self, "Endpoints", site=site, services=SERVICES)
         for number, principal in enumerate(admins, start=1):
             self._admit(f"Admin{number}", principal, "AmazonEKSClusterAdminPolicy")
-        for addon in NETWORK_ADDONS:
-            self.add_addon(addon)
+        network = [self.add_addon(addon) for addon in NETWORK_ADDONS]
+        # What must be there before nodes; the other add-ons wait for them.
+        self.before_nodes: list[Construct] = [self.cluster, self.endpoints, *network]
 
     def admit_to(self, name: str, principals: Sequence[str], namespace: str) -> None:
         """Let roles work in one namespace, and no other."""
@@ -150,9 +151,7 @@ class TrainingEks(Construct):
             role_arn=role.role_arn,
         )
 
-    def _admit(
-        self, name: str, principal: str, policy: str, namespace: str | None = None
-    ) -> None:
+    def _admit(self, name: str, principal: str, policy: str, namespace: str | None = None) -> None:
         entry = eks_v1.CfnAccessEntry
         partition = Stack.of(self).partition
         entry(
@@ -194,9 +193,7 @@ def _control_plane_role(scope: Construct) -> iam.Role:
         scope,
         "ControlPlaneRole",
         assumed_by=iam.ServicePrincipal("eks.amazonaws.com"),
-        managed_policies=[
-            iam.ManagedPolicy.from_aws_managed_policy_name("AmazonEKSClusterPolicy")
-        ],
+        managed_policies=[iam.ManagedPolicy.from_aws_managed_policy_name("AmazonEKSClusterPolicy")],
     )
     policy = "arn:<AWS::Partition>:iam::aws:policy/AmazonEKSClusterPolicy"
     Validations.of(role).acknowledge(

@@ -10,6 +10,7 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from constructs_lib.closed_group import ClosedGroup
+from constructs_lib.hyperpod_groups import LustreMount
 from constructs_lib.site import Site
 
 # docs.aws.amazon.com/fsx/latest/LustreGuide/limit-access-security-groups.html
@@ -81,8 +82,11 @@ class TrainingStorage(Construct):
         data = _link(self, "Data", self.file_system, "data", bucket, into=every, out=every)
         runs = _link(self, "Checkpoints", self.file_system, "checkpoints", bucket, out=every)
         self.links = (data, runs)
-        self.dns_name = self.file_system.attr_dns_name
-        self.mount_name = self.file_system.attr_lustre_mount_name
+        self.mount = LustreMount(
+            dns_name=self.file_system.attr_dns_name,
+            mount_name=self.file_system.attr_lustre_mount_name,
+            path=MOUNT_PATH,
+        )
 
 
 def _group(scope: Construct, site: Site, nodes: ec2.ISecurityGroup) -> ClosedGroup:

@@ -93,9 +93,7 @@ class GovernanceSettings(Section):
     fair_share: bool = Field(
         default=True, description="idle nodes go by the teams' weights; else first come"
     )
-    idle_sharing: bool = Field(
-        default=False, description="teams may use nodes that no team owns"
-    )
+    idle_sharing: bool = Field(default=False, description="teams may use nodes that no team owns")
     teams: dict[str, TeamSettings] = Field(min_length=1, description="quotas, by team")
 
     @field_validator("priorities")

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from config import Amount, Count, EnvironmentConfig, Section
+from stacks import moe_training_checks as checks
 from stacks.moe_training_groups import GroupSettings
 from stacks.moe_training_parts import (
     AccountingSettings,
@@ -75,9 +76,7 @@ class MoeTrainingSettings(Section):
     budget_usd: Amount | None = Field(
         default=None, gt=0, description="a month, for HyperPod, EKS and FSx; left out: no budget"
     )
-    alarms: AlarmSettings = Field(
-        default=AlarmSettings(), description="when a run raises an alarm"
-    )
+    alarms: AlarmSettings = Field(default=AlarmSettings(), description="when a run raises an alarm")
 
     @field_validator("groups")
     @classmethod
@@ -119,13 +118,8 @@ class MoeTrainingSettings(Section):
 
     def conflicts(self, environment: EnvironmentConfig, model: str) -> Iterator[tuple[str, str]]:
         """Yield what is right for one environment or model and wrong for this one."""
-        # Not above: the checks read these settings.
-        from stacks.moe_training_checks import conflicts
-
-        yield from conflicts(self, environment, model)
+        yield from checks.conflicts(self, environment, model)
 
     def remarks(self, region: str, model: str) -> Iterator[str]:
         """Yield what is allowed and yet likely to be a mistake."""
-        from stacks.moe_training_checks import remarks
-
-        yield from remarks(self, model)
+        yield from checks.remarks(self, model)
