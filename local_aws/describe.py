@@ -152,6 +152,10 @@ def _permission(clients: Clients, _: str, properties: Properties) -> object:
     return {"Service": properties["Principal"]} in callers
 
 
+def _cluster(clients: Clients, name: str, _: Properties) -> object:
+    return clients("sagemaker").describe_cluster(ClusterName=name)["ClusterStatus"] == "InService"
+
+
 def _rotation(clients: Clients, secret: str, _: Properties) -> object:
     return clients("secretsmanager").describe_secret(SecretId=secret).get("RotationEnabled")
 
@@ -215,6 +219,12 @@ DESCRIBE: dict[str, See] = {
     "AWS::ElasticLoadBalancingV2::TargetGroup": lambda clients, name, _: clients(
         "elbv2"
     ).describe_target_groups(TargetGroupArns=[name])["TargetGroups"],
+    "AWS::FSx::DataRepositoryAssociation": lambda clients, name, _: clients(
+        "fsx"
+    ).describe_data_repository_associations(AssociationIds=[name])["Associations"],
+    "AWS::FSx::FileSystem": lambda clients, name, _: clients("fsx").describe_file_systems(
+        FileSystemIds=[name]
+    )["FileSystems"],
     "AWS::IAM::InstanceProfile": lambda clients, name, _: clients("iam").get_instance_profile(
         InstanceProfileName=name.rpartition("/")[2]
     ),
@@ -238,6 +248,7 @@ DESCRIBE: dict[str, See] = {
     "AWS::SNS::Subscription": _subscription,
     "AWS::SNS::Topic": lambda clients, name, _: clients("sns").get_topic_attributes(TopicArn=name),
     "AWS::SNS::TopicPolicy": _topic_policy,
+    "AWS::SageMaker::Cluster": _cluster,
     "AWS::SecretsManager::RotationSchedule": _rotation,
     "AWS::SecretsManager::Secret": lambda clients, name, _: (
         "DeletedDate" not in clients("secretsmanager").describe_secret(SecretId=name)
