@@ -261,7 +261,16 @@ CONTRACT: Template = {
         "Weights": {"Type": "AWS::SSM::Parameter::Value<String>", "Default": "/given/weights"},
     },
     "Conditions": {"HasWeights": {"Fn::Not": [{"Fn::Equals": [ref("Weights"), "none"]}]}},
-    "Resources": {**NETWORK, **DATA, **IDENTITY, **SERVING, **WATCHING, **CACHE, **FUNCTIONS, **CLUSTERS},
+    "Resources": {
+        **NETWORK,
+        **DATA,
+        **IDENTITY,
+        **SERVING,
+        **WATCHING,
+        **CACHE,
+        **FUNCTIONS,
+        **CLUSTERS,
+    },
     "Outputs": {
         "Models": {"Value": ref("Models"), "Export": {"Name": "contract-models"}},
         "Fleet": {"Value": ref("Group")},

@@ -63,6 +63,7 @@ class Daemon:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
+                start_new_session=True,  # it outlives this group, to end what it has started
             )
 
     def _prolog(self, task: Record) -> str | None:

@@ -121,9 +121,10 @@ PYTHON
   load "$ETC/node.env"
 }
 
-# Markers go to the log on the node at once and to CloudWatch in the background, several in one call.
-# CloudWatch being away must not keep a node from coming up.
+# Markers go to the log on the node at once and to CloudWatch in the background, several in one call:
+# each call of the AWS CLI takes a second. CloudWatch being away must not keep a node from coming up.
 PENDING="$ROOT/var/log/provision/markers"
+SENT=0
 marker() { # phase, state, what was said
   local now
   now="$(date +%s%3N)"
@@ -136,7 +137,10 @@ told = {"event": "phase", "phase": phase, "state": state, "said": said}
 told |= {name.lower(): os.environ[f"ISOMORPH_{name}"] for name in ("CLUSTER", "NODE_GROUP", "NODE_ID", "NODE_TYPE")}
 print(json.dumps({"timestamp": int(now), "message": json.dumps(told)}))
 PYTHON
-  send_markers >/dev/null 2>&1 &
+  if [ $((SECONDS - SENT)) -ge 15 ]; then
+    SENT=$SECONDS
+    send_markers >/dev/null 2>&1 &
+  fi
 }
 
 send_markers() {
