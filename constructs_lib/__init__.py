@@ -10,47 +10,89 @@ from constructs_lib.function_code import image_code, zip_code
 from constructs_lib.function_edge import FunctionEdge, Viewers
 from constructs_lib.function_role import FunctionRole
 from constructs_lib.function_watch import FunctionLimits, FunctionWatch
+from constructs_lib.hyperpod_cluster import Care, HyperPodCluster
+from constructs_lib.hyperpod_groups import LustreMount, NodeGroup, Place, Start
+from constructs_lib.hyperpod_network import ClusterSecurityGroup
+from constructs_lib.hyperpod_orchestrator import AccountingDatabase, Eks, Slurm
+from constructs_lib.hyperpod_role import ClusterRole, Needs
 from constructs_lib.latent_cache import LatentCache, Login, Nodes, Serverless
 from constructs_lib.latent_watch import CacheLimits, LatentWatch
+from constructs_lib.lifecycle_bucket import LifecycleBucket, lifecycle_bucket_name
+from constructs_lib.lifecycle_scripts import LifecycleScripts
+from constructs_lib.lifecycle_synthesizer import LifecycleSynthesizer
 from constructs_lib.managed_capacity import ManagedCapacity, ManagedInstances
 from constructs_lib.monthly_budget import MonthlyBudget
+from constructs_lib.node_health import NodeHealth
+from constructs_lib.private_endpoints import PrivateEndpoints
 from constructs_lib.private_vpc import PrivateVpc
 from constructs_lib.site import Site
+from constructs_lib.task_governance import Policy, TaskGovernance, Team
+from constructs_lib.training_eks import TrainingEks
+from constructs_lib.training_run import TrainingRunRole
+from constructs_lib.training_storage import Lustre, TrainingStorage
+from constructs_lib.training_watch import TrainingLimits, TrainingWatch
 from constructs_lib.weights import NO_WEIGHTS, Weights
 from constructs_lib.window_function import FunctionMode, FunctionSize, WindowFunction, refusals
 
 __all__ = [
     "NO_WEIGHTS",
     "AccessLogBucket",
+    "AccountingDatabase",
     "CacheLimits",
+    "Care",
+    "ClusterRole",
+    "ClusterSecurityGroup",
     "CodeAsset",
     "DataBucket",
     "DataKey",
     "DecodeFleet",
+    "Eks",
     "FunctionEdge",
     "FunctionLimits",
     "FunctionMode",
     "FunctionRole",
     "FunctionSize",
     "FunctionWatch",
+    "HyperPodCluster",
     "LatentCache",
     "LatentWatch",
+    "LifecycleBucket",
+    "LifecycleScripts",
+    "LifecycleSynthesizer",
     "Limits",
     "Login",
+    "Lustre",
+    "LustreMount",
     "Machines",
     "ManagedCapacity",
     "ManagedInstances",
     "MonthlyBudget",
+    "Needs",
+    "NodeGroup",
+    "NodeHealth",
     "Nodes",
+    "Place",
+    "Policy",
+    "PrivateEndpoints",
     "PrivateVpc",
     "Server",
     "Serverless",
     "Site",
+    "Slurm",
+    "Start",
+    "TaskGovernance",
+    "Team",
+    "TrainingEks",
+    "TrainingLimits",
+    "TrainingRunRole",
+    "TrainingStorage",
+    "TrainingWatch",
     "Viewers",
     "Weights",
     "WindowFunction",
     "ZipAsset",
     "image_code",
+    "lifecycle_bucket_name",
     "refusals",
     "zip_code",
 ]

@@ -80,8 +80,11 @@ class Environment:
         from stacks.innovation import status_of
         from stacks.map_data import INNOVATIONS
 
-        on = [row for row in INNOVATIONS if row.slug in self.config.innovations]
-        return [stack for row in on for stack in row.stack_ids if status_of(stack) == "real"]
+        on = self.config.innovations
+        stacks = [
+            stack for row in INNOVATIONS if row.slug in on for stack in row.stacks_of(on[row.slug])
+        ]
+        return [stack for stack in stacks if status_of(stack) == "real"]
 
     @contextmanager
     def aws_errors(self) -> Iterator[None]:

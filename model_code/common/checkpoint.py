@@ -19,15 +19,19 @@ def load_decoder(
     context: int,
     dtype: torch.dtype,
     quantization: str = "none",
+    prepare: Callable[[Decoder], None] | None = None,
 ) -> Decoder:
     """Return the model, each tensor read once, straight into its place: never twice the memory.
 
     With int8 or int4 a matrix is packed as soon as it is read, and its floats are given back: those
     that wait for their numbers take no memory yet, since nothing has been written there.
 
-    `tensor` returns the tensor with a name of Hugging Face's, in any dtype, or raises WeightsError.
+    `prepare` may change the decoder before it is filled. `tensor` returns the tensor with a name of
+    Hugging Face's, in any dtype, or raises WeightsError.
     """
     decoder = Decoder(architecture, context=context, dtype=dtype).requires_grad_(False).eval()
+    if prepare is not None:
+        prepare(decoder)
     for name in [name for name, _ in stored(decoder)]:
         owner, _, own_name = name.rpartition(".")
         module = decoder.get_submodule(owner)

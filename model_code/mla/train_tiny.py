@@ -2,8 +2,8 @@
 
 For trying things out where no model can be downloaded. In a minute or two it learns the spelling
 and the phrases of its text, and nothing that deserves an answer. What it writes is an ordinary
-folder in Hugging Face's layout. Its config's first_k_dense_replace should leave no experts: they
-would be trained without balance.
+folder in Hugging Face's layout. Its config's first_k_dense_replace should leave no experts, which
+would be trained without balance here: model_code/moe/train_tiny.py has it.
 
 Shape letters: B sequences, S tokens of each, V vocabulary.
 """
@@ -79,14 +79,19 @@ def train_tokenizer(text: str, vocabulary: int) -> Tokenizer:
 def train(
     config: Mapping[str, Any], tokens: Tensor, *, steps: int, seed: int,
     report: Callable[[str], None] = lambda _: None,
+    prepare: Callable[[Decoder], Callable[[], None]] = lambda _: lambda: None,
 ) -> tuple[Decoder, float]:  # fmt: skip
-    """Return a trained model, and its loss per token on text that it was not trained on."""
+    """Return a trained model, and its loss per token on text that it was not trained on.
+
+    `prepare` gets the model before the first step, and what it returns is called after each.
+    """
     torch.manual_seed(seed)
     decoder = Decoder(parse(config), context=LENGTH, dtype=torch.float32)
     for parameter in decoder.parameters():
         torch.nn.init.ones_(parameter) if parameter.dim() == 1 else torch.nn.init.normal_(
             parameter, std=0.02
         )
+    after_step = prepare(decoder)
     held_out, learnt = tokens[: (BATCH + 1) * LENGTH], tokens[(BATCH + 1) * LENGTH :]
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -100,6 +105,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        after_step()
         if step % 50 == 0:
             report(f"step {step}: loss {loss.item():.2f}")
     with torch.no_grad():
@@ -135,9 +141,14 @@ def save(
                    "clean_up_tokenization_spaces": False}  # fmt: skip
         (made / "tokenizer_config.json").write_text(json.dumps(wrapper, indent=2) + "\n")
         (made / "README.md").write_text(card)
-        if folder.exists():
-            shutil.rmtree(folder)
-        made.rename(folder)
+        replace(made, folder)
+
+
+def replace(made: Path, folder: Path) -> None:
+    """Let the folder `made` be called `folder`, whatever was called so."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    made.rename(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from model_code.common.chat import ChatError
-from model_code.common.engine import Piece, PromptTooLongError
+from model_code.common.engine import Piece, PromptTooLongError, UnavailableError
 from model_code.common.server import answers
 from model_code.common.server.admission import DrainingError, QueueFullError
 from model_code.common.server.answers import Answer
@@ -224,6 +224,9 @@ def _problem(problem: Exception, service: Service, trace: Trace) -> tuple[int, b
             return 429, answers.error(say, kind="rate_limit_error", code="queue_full")
         case LoadingError():
             return 503, answers.error("the model is still loading", kind="server_error")
+        case UnavailableError():
+            _LOG.warning("unavailable: %s", problem.__cause__ or problem)
+            return 503, answers.error(say, kind="server_error", code="weights_unavailable")
         case DrainingError():
             return 503, answers.error("this server is shutting down", kind="server_error")
         case TimeoutError():

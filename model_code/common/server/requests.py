@@ -45,6 +45,7 @@ _COMMON = {
     "stop",
     "stream",
     "stream_options",
+    "experts",
 }
 _COMPLETION = _COMMON | {"prompt"}
 _CHAT = _COMMON | {"messages", "max_completion_tokens"}
@@ -80,6 +81,7 @@ class Ask:
     stops: tuple[str, ...]
     stream: bool
     include_usage: bool
+    experts: bool = False
 
     @property
     def chat(self) -> bool:
@@ -132,10 +134,16 @@ def _ask(
         stops=_stops(fields.get("stop")),
         stream=_flag(fields, "stream"),
         include_usage=_include_usage(fields.get("stream_options")),
+        experts=_flag(fields, "experts"),
     )
 
 
-def _fields(body: bytes, known: set[str]) -> dict[str, Any]:
+def fields_of(body: bytes) -> dict[str, Any]:
+    """Return the fields of a JSON object, whatever they are.
+
+    Raises:
+        InvalidRequestError: The body is no JSON object.
+    """
     try:
         value = json.loads(body.decode(), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -146,8 +154,12 @@ def _fields(body: bytes, known: set[str]) -> dict[str, Any]:
         raise InvalidRequestError(f"the body is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidRequestError(f"the body must be a JSON object, got {_shown(value)}")
+    return value
+
+
+def _fields(body: bytes, known: set[str]) -> dict[str, Any]:
     fields = {}
-    for name, given in value.items():
+    for name, given in fields_of(body).items():
         if name in _IGNORED or given is None:
             continue
         if name in known:

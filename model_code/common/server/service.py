@@ -99,6 +99,11 @@ class Service:
                 param="model",
                 status=404,
             )
+        if ask.experts and not getattr(self._engine, "has_experts", False):
+            raise InvalidRequestError(
+                f"'experts' is true, and {self.model!r} has no routed experts here; leave it out",
+                param="experts",
+            )
         return Generation(
             prompt=self._template.prompt(ask.messages) if ask.prompt is None else ask.prompt,
             max_tokens=ask.max_tokens,
@@ -108,6 +113,7 @@ class Service:
             min_p=ask.min_p,
             repetition_penalty=ask.repetition_penalty,
             seed=ask.seed,
+            experts=ask.experts,
         )
 
     async def _counted(
