@@ -114,6 +114,11 @@ def _log_group(clients: Clients, name: str, _: Properties) -> object:
     return any(group["logGroupName"] == name for group in found)
 
 
+def _metric_filter(clients: Clients, name: str, _: Properties) -> object:
+    found = clients("logs").describe_metric_filters()
+    return any(each["filterName"] == name for each in found["metricFilters"])
+
+
 def _queue_policy(clients: Clients, _: str, properties: Properties) -> object:
     """Nor has a queue's policy."""
     return all(
@@ -241,6 +246,7 @@ DESCRIBE: dict[str, See] = {
         FunctionName=name
     ),
     "AWS::Logs::LogGroup": _log_group,
+    "AWS::Logs::MetricFilter": _metric_filter,
     "AWS::S3::Bucket": lambda clients, name, _: clients("s3").head_bucket(Bucket=name),
     "AWS::S3::BucketPolicy": lambda clients, name, _: clients("s3").get_bucket_policy(
         Bucket=name.removesuffix("-policy")

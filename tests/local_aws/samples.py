@@ -71,6 +71,14 @@ DATA: Template = {
     ),
     "Pointer": resource("SSM::Parameter", Name="/contract/weights", Type="String", Value="none"),
     "Logs": resource("Logs::LogGroup", RetentionInDays=30, KmsKeyId=attribute("Key", "Arn")),
+    "Failures": resource(
+        "Logs::MetricFilter",
+        LogGroupName=ref("Logs"),
+        FilterPattern='{ $.state = "failed" }',
+        MetricTransformations=[
+            {"MetricName": "Failed", "MetricNamespace": "Contract", "MetricValue": "1"}
+        ],
+    ),
     "Images": resource("ECR::Repository", RepositoryName="contract"),
 }
 

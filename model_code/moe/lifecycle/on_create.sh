@@ -38,6 +38,7 @@ names = {
     "metric_namespace": "ISOMORPH_METRIC_NAMESPACE", "parameter": "ISOMORPH_PARAMETER", "code": "ISOMORPH_CODE_URL",
     "code_sha256": "ISOMORPH_CODE_SHA256", "wheelhouse": "ISOMORPH_WHEELHOUSE_URL",
     "wheelhouse_sha256": "ISOMORPH_WHEELHOUSE_SHA256", "python": "ISOMORPH_PYTHON", "user": "ISOMORPH_USER",
+    "orchestrator": "ISOMORPH_ORCHESTRATOR",
     "srun_options": "ISOMORPH_SRUN_OPTIONS", "accounting": "ISOMORPH_ACCOUNTING", "mlflow": "MLFLOW_TRACKING_URI",
     "data_bucket": "ISOMORPH_DATA_BUCKET", "log_group": "ISOMORPH_LOG_GROUP",
 }
@@ -89,7 +90,8 @@ path, settings, mine = sys.argv[1], sys.argv[2], sys.argv[3].split()
 kinds = {"controller": "controller", "login": "login"}
 try:
     with open(settings, encoding="utf-8") as file:
-        about = json.load(file)["groups"]
+        told = json.load(file)
+    about = told["groups"]
     with open(path, encoding="utf-8") as file:
         groups = json.load(file)["InstanceGroups"]
     nodes = [(about[group["Name"]], group, node) for group in groups for node in group["Instances"]]
@@ -99,7 +101,7 @@ except (KeyError, TypeError, ValueError) as error:
     sys.exit(f"{path} does not fit settings.json: {type(error).__name__}: {error}")
 if not own:
     sys.exit(f"none of this node's addresses, {', '.join(mine)}, is in {path}")
-if not heads:
+if not heads and told.get("orchestrator") != "eks":
     sys.exit(f"{path} has no instance group whose role in settings.json is controller")
 said, group, node = own[0]
 found = {
@@ -109,7 +111,7 @@ found = {
     "NODE_ADDRESS": node["CustomerIpAddress"],
     "NODE_INSTANCE_TYPE": group["InstanceType"],
     "DEVICES": str(said.get("devices", 1)),
-    "CONTROLLER_ADDRESS": heads[0],
+    "CONTROLLER_ADDRESS": heads[0] if heads else "none",
 }
 for name, value in found.items():
     if not re.fullmatch(r"[A-Za-z0-9._:-]+", value):
@@ -185,9 +187,11 @@ main() {
   find_node
   echo "this node is $ISOMORPH_NODE_ID, $ISOMORPH_NODE_TYPE, in group $ISOMORPH_NODE_GROUP of $ISOMORPH_CLUSTER"
   phase check check_node.sh
-  phase file-system mount_fsx.sh
-  phase code install_code.sh
-  phase slurm set_up_slurm.sh
+  if [ "${ISOMORPH_ORCHESTRATOR:-slurm}" = slurm ]; then # pods bring their code and mount by themselves
+    phase file-system mount_fsx.sh
+    phase code install_code.sh
+    phase slurm set_up_slurm.sh
+  fi
   PHASE=all
   marker all "done"
   wait
