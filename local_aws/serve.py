@@ -36,13 +36,17 @@ def serve(settings: Settings) -> None:
 
     from local_aws.behind import put_moto_behind
     from local_aws.caches.runner import Caches
+    from local_aws.clusters.api import answer_for_clusters
+    from local_aws.clusters.filesystems import FileSystems
+    from local_aws.clusters.runner import Clusters
+    from local_aws.clusters.sessions import Sessions
     from local_aws.front import Front
     from local_aws.functions.runner import FunctionRunner
     from local_aws.givens import give_s3_its_key, publish_images
     from local_aws.machines.autoscaling import AutoScalingApi, scopes
     from local_aws.machines.loadbalancing import LoadBalancing
     from local_aws.machines.runner import Runner
-    from local_aws.resources import register_all
+    from local_aws.resources import Runners, register_all
     from local_aws.resources.table import Aws
 
     clear(settings)
@@ -58,12 +62,19 @@ def serve(settings: Settings) -> None:
         endpoint=settings.endpoint, folder=settings.functions_dir, variables=trust
     )
     functions.install()
+    file_systems = FileSystems(settings.endpoint, settings.filesystems_dir)
+    clusters = Clusters(settings.endpoint, settings.clusters_dir, file_systems, trust)
+    sessions = Sessions(settings.endpoint, clusters)
     AutoScalingApi(runner).install()
     LoadBalancing(runner).install()
     put_moto_behind()
     publish_images()
     give_s3_its_key()
-    register_all(Aws(settings.endpoint), runner, functions, caches)
+    answer_for_clusters(clusters, sessions, file_systems)
+    register_all(
+        Aws(settings.endpoint),
+        Runners(runner, functions, caches, clusters, file_systems),
+    )
 
     config = Config()
     config.bind = [f"{HOST}:{settings.port}"]
@@ -75,9 +86,11 @@ def serve(settings: Settings) -> None:
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        await hypercorn(Front(runner, functions), config, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
+        front = Front(runner, functions, clusters, sessions)
+        await hypercorn(front, config, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
 
     runner.start()
+    file_systems.start()
     code = 0
     try:
         asyncio.run(main())
@@ -88,6 +101,8 @@ def serve(settings: Settings) -> None:
         runner.stop()
         functions.stop()
         caches.stop()
+        clusters.stop()
+        file_systems.stop()
         clear(settings)
         sys.stderr.flush()
         # A thread that waits for something in the control plane must not keep the process alive.
@@ -96,7 +111,11 @@ def serve(settings: Settings) -> None:
 
 def clear(settings: Settings) -> None:
     """Remove all machines and caches, also those of an embedded AWS that was killed here."""
-    kill_leftovers(settings.instances_dir)
+    for machines in (settings.instances_dir, *settings.clusters_dir.glob("*/")):
+        kill_leftovers(machines)
     kill_servers(settings.caches_dir)
-    for folder in (settings.instances_dir, settings.functions_dir, settings.caches_dir):
+    for folder in (
+        *(settings.instances_dir, settings.functions_dir, settings.caches_dir),
+        *(settings.clusters_dir, settings.filesystems_dir),
+    ):
         shutil.rmtree(folder, ignore_errors=True)

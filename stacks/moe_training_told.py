@@ -18,7 +18,7 @@ from stacks.code import model_code_for
 from stacks.moe import MoeSettings
 from stacks.moe_training_groups import GroupSettings
 from stacks.moe_training_settings import MoeTrainingSettings
-from stacks.wheelhouse import HOST, ROOT, python_command
+from stacks.wheelhouse import HOST, ROOT, TRAIN, python_command, wheelhouse
 
 SCRIPTS = ROOT / "model_code" / "moe" / "lifecycle"
 ENTRY = "on_create.sh"
@@ -53,6 +53,7 @@ def lifecycle_scripts(
         "srun_options": None if chosen.python == HOST else "--auto-resume=1",
         "groups": {name: _group(name, each) for name, each in chosen.groups.items()},
         **_asset("code", base, code),
+        **_wheels(stack, chosen, base),
     }
     text = json.dumps(told, indent=2, sort_keys=True) + "\n"
     return LifecycleScripts(
@@ -80,6 +81,26 @@ def parameter(
         string_value=stack.to_json_string(told),
         description="what nodes of the training cluster are told that a deployment made",
     )
+
+
+def engine_of(chosen: MoeTrainingSettings) -> str | None:
+    """Return which wheels the nodes install: torch's CPU build among them, or all but torch.
+
+    Accelerators need a torch that fits their drivers: that is the image's business. Pods bring
+    all in their container.
+    """
+    if chosen.orchestrator == "eks":
+        return None
+    machines = [each.machine for each in chosen.workers.values()]
+    return "native" if all(each is None or each.runtime == "cpu" for each in machines) else "image"
+
+
+def _wheels(stack: Stack, chosen: MoeTrainingSettings, base: Base) -> dict[str, str]:
+    engine = engine_of(chosen)
+    if engine is None:
+        return {}
+    path = wheelhouse("moe", chosen.python, engine, base.wheelhouses, TRAIN)
+    return _asset("wheelhouse", base, ZipAsset(stack, "Wheelhouse", path=path))
 
 
 def _group(name: str, group: GroupSettings) -> dict[str, Any]:

@@ -1,10 +1,15 @@
 """The CloudFormation types that the control plane lacks."""
 
+from dataclasses import dataclass
+
 from local_aws.caches.runner import Caches
+from local_aws.clusters.filesystems import FileSystems
+from local_aws.clusters.runner import Clusters
 from local_aws.functions.runner import FunctionRunner
 from local_aws.machines.runner import Runner
 from local_aws.resources.bucket import BUCKET
 from local_aws.resources.cache import caches_types, keep_passwords
+from local_aws.resources.cluster import clusters_types
 from local_aws.resources.fleet import fleet
 from local_aws.resources.function import function
 from local_aws.resources.network import NETWORK
@@ -13,11 +18,27 @@ from local_aws.resources.table import Aws, register
 from local_aws.resources.watching import WATCHING, keep_metric_math
 
 
-def register_all(aws: Aws, runner: Runner, functions: FunctionRunner, caches: Caches) -> None:
+@dataclass(frozen=True)
+class Runners:
+    """Who plays what types of a template make."""
+
+    machines: Runner
+    functions: FunctionRunner
+    caches: Caches
+    clusters: Clusters
+    file_systems: FileSystems
+
+
+def register_all(aws: Aws, runners: Runners) -> None:
     """Teach the control plane every type of the tables."""
     keep_metric_math()
     keep_passwords()
     rotate_with_functions(aws.endpoint)
-    played = (*fleet(runner), function(functions), *caches_types(caches))
+    played = (
+        *fleet(runners.machines),
+        function(runners.functions),
+        *caches_types(runners.caches),
+        *clusters_types(runners.clusters, runners.file_systems),
+    )
     for kind in (BUCKET, *NETWORK, *WATCHING, *ROTATION, *played):
         register(aws, kind)

@@ -1,6 +1,7 @@
 """A template with every type that a stack of the project has."""
 
 from tests.local_aws.samples_cache import CACHE
+from tests.local_aws.samples_clusters import CLUSTERS
 from tests.local_aws.samples_functions import FUNCTIONS
 from tests.local_aws.samples_network import NETWORK
 from tests.local_aws.templates import Template, assumed_by, attribute, policy, ref, resource
@@ -70,6 +71,14 @@ DATA: Template = {
     ),
     "Pointer": resource("SSM::Parameter", Name="/contract/weights", Type="String", Value="none"),
     "Logs": resource("Logs::LogGroup", RetentionInDays=30, KmsKeyId=attribute("Key", "Arn")),
+    "Failures": resource(
+        "Logs::MetricFilter",
+        LogGroupName=ref("Logs"),
+        FilterPattern='{ $.state = "failed" }',
+        MetricTransformations=[
+            {"MetricName": "Failed", "MetricNamespace": "Contract", "MetricValue": "1"}
+        ],
+    ),
     "Images": resource("ECR::Repository", RepositoryName="contract"),
 }
 
@@ -260,7 +269,16 @@ CONTRACT: Template = {
         "Weights": {"Type": "AWS::SSM::Parameter::Value<String>", "Default": "/given/weights"},
     },
     "Conditions": {"HasWeights": {"Fn::Not": [{"Fn::Equals": [ref("Weights"), "none"]}]}},
-    "Resources": {**NETWORK, **DATA, **IDENTITY, **SERVING, **WATCHING, **CACHE, **FUNCTIONS},
+    "Resources": {
+        **NETWORK,
+        **DATA,
+        **IDENTITY,
+        **SERVING,
+        **WATCHING,
+        **CACHE,
+        **FUNCTIONS,
+        **CLUSTERS,
+    },
     "Outputs": {
         "Models": {"Value": ref("Models"), "Export": {"Name": "contract-models"}},
         "Fleet": {"Value": ref("Group")},

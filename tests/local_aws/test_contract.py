@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 
 from local_aws import describe
 from tests.local_aws import samples
+from tests.local_aws.clusters import put_scripts
 from tests.local_aws.conftest import Emulator
 from tests.local_aws.templates import ZONES, resource
 
@@ -20,6 +21,7 @@ TYPES = sorted({one["Type"] for one in samples.CONTRACT["Resources"].values()})
 @pytest.fixture(scope="module")
 def contract(emulator: Emulator) -> Emulator:
     emulator.client("ssm").put_parameter(Name="/given/weights", Type="String", Value="none")
+    put_scripts(emulator, "contract", {"on_create.sh": "#!/bin/bash\n"})
     assert emulator.create(CONTRACT, samples.CONTRACT) == "CREATE_COMPLETE"
     return emulator
 
