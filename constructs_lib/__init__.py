@@ -14,10 +14,11 @@ from constructs_lib.function_code import image_code, zip_code
 from constructs_lib.function_edge import FunctionEdge, Viewers
 from constructs_lib.function_role import FunctionRole
 from constructs_lib.function_watch import FunctionLimits, FunctionWatch
-from constructs_lib.hyperpod_cluster import HyperPodCluster
-from constructs_lib.hyperpod_groups import NodeGroup, Start
+from constructs_lib.hyperpod_cluster import Care, HyperPodCluster
+from constructs_lib.hyperpod_groups import LustreMount, NodeGroup, Place, Start
 from constructs_lib.hyperpod_network import ClusterSecurityGroup
-from constructs_lib.hyperpod_role import ClusterRole
+from constructs_lib.hyperpod_orchestrator import AccountingDatabase, Eks, Slurm
+from constructs_lib.hyperpod_role import ClusterRole, Needs
 from constructs_lib.inferentia_endpoint import (
     Canary,
     Container,
@@ -34,8 +35,15 @@ from constructs_lib.managed_capacity import ManagedCapacity, ManagedInstances
 from constructs_lib.model_archive import ModelArchive
 from constructs_lib.monthly_budget import MonthlyBudget
 from constructs_lib.neuron_images import INFERENCE, NEURON_IMAGES, NeuronImage
+from constructs_lib.node_health import NodeHealth
+from constructs_lib.private_endpoints import PrivateEndpoints
 from constructs_lib.private_vpc import PrivateVpc
 from constructs_lib.site import Site
+from constructs_lib.task_governance import Policy, TaskGovernance, Team
+from constructs_lib.training_eks import TrainingEks
+from constructs_lib.training_run import TrainingRunRole
+from constructs_lib.training_storage import Lustre, TrainingStorage
+from constructs_lib.training_watch import TrainingLimits, TrainingWatch
 from constructs_lib.weights import NO_WEIGHTS, Weights
 from constructs_lib.window_function import FunctionMode, FunctionSize, WindowFunction, refusals
 
@@ -45,8 +53,10 @@ __all__ = [
     "NEURON_IMAGES",
     "NO_WEIGHTS",
     "AccessLogBucket",
+    "AccountingDatabase",
     "CacheLimits",
     "Canary",
+    "Care",
     "ClusterRole",
     "ClusterSecurityGroup",
     "CodeAsset",
@@ -54,6 +64,7 @@ __all__ = [
     "DataBucket",
     "DataKey",
     "DecodeFleet",
+    "Eks",
     "EndpointAlarms",
     "EndpointHours",
     "EndpointLimits",
@@ -77,20 +88,35 @@ __all__ = [
     "LifecycleSynthesizer",
     "Limits",
     "Login",
+    "Lustre",
+    "LustreMount",
     "Machines",
     "ManagedCapacity",
     "ManagedInstances",
     "ModelArchive",
     "MonthlyBudget",
+    "Needs",
     "NeuronImage",
     "Night",
     "NodeGroup",
+    "NodeHealth",
     "Nodes",
+    "Place",
+    "Policy",
+    "PrivateEndpoints",
     "PrivateVpc",
     "Server",
     "Serverless",
     "Site",
+    "Slurm",
     "Start",
+    "TaskGovernance",
+    "Team",
+    "TrainingEks",
+    "TrainingLimits",
+    "TrainingRunRole",
+    "TrainingStorage",
+    "TrainingWatch",
     "Variant",
     "Viewers",
     "Weights",

@@ -20,9 +20,16 @@ class ClusterSecurityGroup(ClosedGroup):
 
     def __init__(self, scope: Construct, construct_id: str, *, site: Site) -> None:
         super().__init__(scope, construct_id, vpc=site.vpc, description="Nodes of a cluster: EFA")
-        self.add_ingress_rule(self, ec2.Port.all_traffic(), "EFA and Slurm, from each other")
-        self.add_egress_rule(self, ec2.Port.all_traffic(), "EFA and Slurm, to each other")
-        self.add_egress_rule(site.endpoints, ec2.Port.tcp(443), "AWS's services, by endpoints")
+        self._cidr = site.cidr
+        self.add_ingress_rule(self, ec2.Port.all_traffic(), "EFA and orchestrator, from each other")
+        self.add_egress_rule(self, ec2.Port.all_traffic(), "EFA and orchestrator, to each other")
+        self.add_egress_rule(site.endpoints, ec2.Port.tcp(443), "services of AWS, by endpoints")
         self.add_egress_rule(
             ec2.Peer.prefix_list(site.s3_prefix_list), ec2.Port.tcp(443), "S3, by its gateway"
+        )
+
+    def allow_database(self, port: int) -> None:
+        """Let nodes reach a database of the VPC."""
+        self.add_egress_rule(
+            ec2.Peer.ipv4(self._cidr), ec2.Port.tcp(port), "accounting database in the VPC"
         )

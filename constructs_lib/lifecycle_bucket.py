@@ -46,22 +46,22 @@ class LifecycleBucket(DataBucket):
                 "synthesis writes the name into the asset manifest; it says account and region",
             )
         )
-        self._publish(
-            "file-publishing", [*_PUBLISH, *_LOOK], ["kms:Decrypt", "kms:GenerateDataKey*"]
-        )
-        self._publish("deploy", ["s3:GetObject"], ["kms:Decrypt"])
+        look = [*_PUBLISH, *_LOOK]
+        self._open_to("file-publishing", look, name, key, ["kms:Decrypt", "kms:GenerateDataKey*"])
+        self._open_to("deploy", ["s3:GetObject"], name, key, ["kms:Decrypt"])
 
-    def _publish(self, role: str, actions: list[str], key_actions: list[str]) -> None:
-        """Let a role of the bootstrap use the bucket, and its key for the bucket alone."""
+    def _open_to(
+        self, role: str, actions: list[str], name: str, key: kms.Key, key_actions: list[str]
+    ) -> None:
+        """Let a role of the bootstrap use the bucket, and the key for this bucket alone."""
         stack = Stack.of(self)
         qualifier = stack.synthesizer.bootstrap_qualifier
-        name = f"cdk-{qualifier}-{role}-role-{stack.account}-{stack.region}"
+        arn = (
+            f"arn:{stack.partition}:iam::{stack.account}:role/"
+            f"cdk-{qualifier}-{role}-role-{stack.account}-{stack.region}"
+        )
         # In a condition and not as the principal: S3 and KMS refuse a principal that is not there.
-        only = {
-            "ArnEquals": {
-                "aws:PrincipalArn": f"arn:{stack.partition}:iam::{stack.account}:role/{name}"
-            }
-        }
+        only = {"ArnEquals": {"aws:PrincipalArn": arn}}
         self.add_to_resource_policy(
             iam.PolicyStatement(
                 principals=[iam.AnyPrincipal()],
@@ -70,19 +70,19 @@ class LifecycleBucket(DataBucket):
                 conditions=only,
             )
         )
-        assert self.encryption_key  # noqa: S101  a DataBucket has one
-        self.encryption_key.add_to_resource_policy(
+        # S3 tells KMS the bucket, or the object where the bucket key is off. By its name: the
+        # bucket refers to its key already.
+        bucket = f"arn:{stack.partition}:s3:::{name}"
+        context = {"kms:EncryptionContext:aws:s3:arn": [bucket, f"{bucket}/*"]}
+        key.add_to_resource_policy(
             iam.PolicyStatement(
                 principals=[iam.AnyPrincipal()],
                 actions=key_actions,
                 resources=["*"],
                 conditions={
                     **only,
-                    "StringEquals": {
-                        "kms:CallerAccount": stack.account,
-                        # With a bucket key, S3 gives KMS the bucket as context, not the object.
-                        "kms:EncryptionContext:aws:s3:arn": self.bucket_arn,
-                    },
+                    "StringEquals": {"kms:CallerAccount": stack.account},
+                    "StringLike": context,
                 },
             )
         )

@@ -16,7 +16,7 @@ from model_code.common import weights
 from model_code.common.errors import WeightsError
 from stacks.base import weights_parameter
 from stacks.registry import environments, selected
-from stacks.wheelhouse import FOLDER, function_libraries_name, wheelhouse_name
+from stacks.wheelhouse import FOLDER, TRAIN, function_libraries_name, wheelhouse_name
 
 
 @runtime_checkable
@@ -39,6 +39,19 @@ class WithFunction(Protocol):
     """Settings of an innovation that has a Lambda function."""
 
     function: OfFunction
+
+
+class OfTraining(Protocol):
+    """Settings of a training cluster."""
+
+    python: str
+
+
+@runtime_checkable
+class WithTraining(Protocol):
+    """Settings of an innovation that may have a training cluster."""
+
+    training: OfTraining | None
 
 
 def deploy(
@@ -70,6 +83,8 @@ def ensure_wheelhouses(
             continue
         if isinstance(settings, WithFunction):
             paths.append(_ensure_function_libraries(slug, settings.function))
+        if isinstance(settings, WithTraining) and settings.training:
+            paths += _ensure_training_wheels(slug, settings.training)
         if not isinstance(settings, OnNodes):
             continue
         engine, python = settings.engine, settings.python
@@ -80,6 +95,21 @@ def ensure_wheelhouses(
                 n.append(f"{path.stat().st_size / 2**20:.0f} MiB")
         paths.append(path)
     return paths
+
+
+def _ensure_training_wheels(slug: str, training: OfTraining) -> list[Path]:
+    from stacks.moe_training_told import engine_of
+
+    engine, python = engine_of(training), training.python
+    if engine is None:
+        return []
+    path = FOLDER / wheelhouse_name(slug, python, engine, TRAIN)
+    if not path.is_file():
+        what = f"download the wheels that {slug} trains with, for {engine}, Python {python}"
+        with output.step(what) as notes:
+            wheelhouse.build(slug, engine=engine, python=python, path=path, target=TRAIN)
+            notes.append(f"{path.stat().st_size / 2**20:.0f} MiB")
+    return [path]
 
 
 def _ensure_function_libraries(slug: str, function: OfFunction) -> Path:

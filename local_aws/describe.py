@@ -114,6 +114,11 @@ def _log_group(clients: Clients, name: str, _: Properties) -> object:
     return any(group["logGroupName"] == name for group in found)
 
 
+def _metric_filter(clients: Clients, name: str, _: Properties) -> object:
+    found = clients("logs").describe_metric_filters()
+    return any(each["filterName"] == name for each in found["metricFilters"])
+
+
 def _queue_policy(clients: Clients, _: str, properties: Properties) -> object:
     """Nor has a queue's policy."""
     return all(
@@ -150,6 +155,10 @@ def _permission(clients: Clients, _: str, properties: Properties) -> object:
     policy = clients("lambda").get_policy(FunctionName=properties["FunctionName"])["Policy"]
     callers = [one["Principal"] for one in json.loads(policy)["Statement"]]
     return {"Service": properties["Principal"]} in callers
+
+
+def _cluster(clients: Clients, name: str, _: Properties) -> object:
+    return clients("sagemaker").describe_cluster(ClusterName=name)["ClusterStatus"] == "InService"
 
 
 def _rotation(clients: Clients, secret: str, _: Properties) -> object:
@@ -243,6 +252,12 @@ DESCRIBE: dict[str, See] = {
     "AWS::ElasticLoadBalancingV2::TargetGroup": lambda clients, name, _: clients(
         "elbv2"
     ).describe_target_groups(TargetGroupArns=[name])["TargetGroups"],
+    "AWS::FSx::DataRepositoryAssociation": lambda clients, name, _: clients(
+        "fsx"
+    ).describe_data_repository_associations(AssociationIds=[name])["Associations"],
+    "AWS::FSx::FileSystem": lambda clients, name, _: clients("fsx").describe_file_systems(
+        FileSystemIds=[name]
+    )["FileSystems"],
     "AWS::IAM::InstanceProfile": lambda clients, name, _: clients("iam").get_instance_profile(
         InstanceProfileName=name.rpartition("/")[2]
     ),
@@ -259,6 +274,7 @@ DESCRIBE: dict[str, See] = {
         FunctionName=name
     ),
     "AWS::Logs::LogGroup": _log_group,
+    "AWS::Logs::MetricFilter": _metric_filter,
     "AWS::S3::Bucket": lambda clients, name, _: clients("s3").head_bucket(Bucket=name),
     "AWS::S3::BucketPolicy": lambda clients, name, _: clients("s3").get_bucket_policy(
         Bucket=name.removesuffix("-policy")
@@ -266,6 +282,7 @@ DESCRIBE: dict[str, See] = {
     "AWS::SNS::Subscription": _subscription,
     "AWS::SNS::Topic": lambda clients, name, _: clients("sns").get_topic_attributes(TopicArn=name),
     "AWS::SNS::TopicPolicy": _topic_policy,
+    "AWS::SageMaker::Cluster": _cluster,
     "AWS::SageMaker::Endpoint": _sagemaker("endpoint"),
     "AWS::SageMaker::EndpointConfig": _sagemaker("endpoint_config"),
     "AWS::SageMaker::Model": _sagemaker("model"),

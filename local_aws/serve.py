@@ -37,6 +37,10 @@ def serve(settings: Settings) -> None:
 
     from local_aws.behind import put_moto_behind
     from local_aws.caches.runner import Caches
+    from local_aws.clusters.api import answer_for_clusters
+    from local_aws.clusters.filesystems import FileSystems
+    from local_aws.clusters.runner import Clusters
+    from local_aws.clusters.sessions import Sessions
     from local_aws.endpoints.api import EndpointsApi
     from local_aws.endpoints.runner import EndpointRunner
     from local_aws.front import Front
@@ -45,7 +49,7 @@ def serve(settings: Settings) -> None:
     from local_aws.machines.autoscaling import AutoScalingApi, scopes
     from local_aws.machines.loadbalancing import LoadBalancing
     from local_aws.machines.runner import Runner
-    from local_aws.resources import register_all
+    from local_aws.resources import Runners, register_all
     from local_aws.resources.table import Aws
 
     clear(settings)
@@ -64,13 +68,20 @@ def serve(settings: Settings) -> None:
     endpoints = EndpointRunner(
         endpoint=settings.endpoint, folder=settings.endpoints_dir, variables=trust
     )
+    file_systems = FileSystems(settings.endpoint, settings.filesystems_dir)
+    clusters = Clusters(settings.endpoint, settings.clusters_dir, file_systems, trust)
+    sessions = Sessions(settings.endpoint, clusters)
     AutoScalingApi(runner).install()
     LoadBalancing(runner).install()
     put_moto_behind()
     EndpointsApi(endpoints).install()
     publish_images()
     give_s3_its_key()
-    register_all(Aws(settings.endpoint), runner, functions, caches, endpoints)
+    answer_for_clusters(clusters, sessions, file_systems)
+    register_all(
+        Aws(settings.endpoint),
+        Runners(runner, functions, caches, clusters, file_systems, endpoints),
+    )
 
     config = Config()
     config.bind = [f"{HOST}:{settings.port}"]
@@ -82,9 +93,11 @@ def serve(settings: Settings) -> None:
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        await hypercorn(Front(runner, functions, endpoints), config, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
+        front = Front(runner, functions, endpoints, clusters, sessions)
+        await hypercorn(front, config, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
 
     runner.start()
+    file_systems.start()
     endpoints.start()
     code = 0
     try:
@@ -97,6 +110,8 @@ def serve(settings: Settings) -> None:
         functions.stop()
         endpoints.stop()
         caches.stop()
+        clusters.stop()
+        file_systems.stop()
         clear(settings)
         sys.stderr.flush()
         # A thread that waits for something in the control plane must not keep the process alive.
@@ -105,9 +120,12 @@ def serve(settings: Settings) -> None:
 
 def clear(settings: Settings) -> None:
     """Remove all machines and caches, also those of an embedded AWS that was killed here."""
-    kill_leftovers(settings.instances_dir)
+    for machines in (settings.instances_dir, *settings.clusters_dir.glob("*/")):
+        kill_leftovers(machines)
     kill_servers(settings.caches_dir)
     kill_containers(settings.endpoints_dir)
-    played = (settings.instances_dir, settings.functions_dir, settings.caches_dir)
-    for folder in (*played, settings.endpoints_dir):
+    for folder in (
+        *(settings.instances_dir, settings.functions_dir, settings.caches_dir),
+        *(settings.clusters_dir, settings.filesystems_dir, settings.endpoints_dir),
+    ):
         shutil.rmtree(folder, ignore_errors=True)

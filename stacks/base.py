@@ -45,6 +45,7 @@ class Base:
         availability_zones: Zones of its subnets.
         s3_prefix_list: Id of the region's managed prefix list for S3.
         retained: Whether data outlives its stack.
+        email: Hears of overspending, if anybody does.
         wheelhouses: Folder of the built wheels.
     """
 
@@ -55,6 +56,7 @@ class Base:
     s3_prefix_list: str
     retained: bool
     wheelhouses: Path
+    email: str | None = None
 
     def site(self, scope: Construct) -> Site:
         """Return network, keys and sinks as handles inside of `scope`."""
@@ -98,8 +100,13 @@ class Base:
         return bucket, self._key(scope, "ModelKeyArn")
 
     def training_bucket(self, scope: Construct) -> s3.IBucket:
-        """Return the bucket of training data and checkpoints, under the key of the models."""
+        """Return the bucket of training data and checkpoints."""
         return s3.Bucket.from_bucket_name(scope, "Training", self._value("TrainingBucket"))
+
+    def scripts_bucket(self, scope: Construct) -> tuple[s3.IBucket, kms.IKey]:
+        """Return the bucket of lifecycle scripts and code of training, and its key."""
+        bucket = s3.Bucket.from_bucket_name(scope, "Lifecycle", self.lifecycle_bucket)
+        return bucket, self._key(scope, "ModelKeyArn")
 
     def _key(self, scope: Construct, output: str) -> kms.IKey:
         return kms.Key.from_key_arn(scope, output, self._value(output))

@@ -57,6 +57,7 @@ class Foundation(Stack):
     def _keys(self) -> None:
         keep = self._retained
         self.model_key = DataKey(self, "ModelKey", description="models, artifacts", retained=keep)
+        self.model_key.allow_lustre_links()
         self.volume_key = DataKey(self, "VolumeKey", description="disks of nodes", retained=keep)
         self.volume_key.allow_auto_scaling_volumes()
         self.log_key = DataKey(self, "LogKey", description="logs, alarms", retained=keep)
@@ -106,6 +107,7 @@ class Foundation(Stack):
         """Return what passes the S3 endpoint: our buckets, our assets, the nodes' packages."""
         assets = f"cdk-{self.synthesizer.bootstrap_qualifier}-assets-{self.account}-{self.region}"
         packages = f"al2023-repos-{self.region}-de612dc2"  # the same suffix in every region
+        layers = f"prod-{self.region}-starport-layer-bucket"  # of container images in ECR
         arn = f"arn:{self.partition}:s3:::"
         ours = [self.models, self.artifacts, self.training]
         return [
@@ -114,7 +116,7 @@ class Foundation(Stack):
                 *(bucket.bucket_arn for bucket in ours),
                 *(bucket.arn_for_objects("*") for bucket in ours),
             ),
-            _anyone(["s3:GetObject"], f"{arn}{assets}/*", f"{arn}{packages}/*"),
+            _anyone(["s3:GetObject"], f"{arn}{assets}/*", f"{arn}{packages}/*", f"{arn}{layers}/*"),
             _anyone(
                 ["s3:GetObject", "s3:ListBucket"],
                 self.lifecycle.bucket_arn,

@@ -42,6 +42,7 @@ class ToolkitStage(cdk.Stage):
             s3_prefix_list=environment.s3_prefix_list,
             retained=environment.data == "retained",
             wheelhouses=wheelhouses,
+            email=environment.budget.email,
         )
         for deployable, settings in selected(environment):
             wanted = [name for name in deployable.stacks if settings.wants(name)]

@@ -10,8 +10,13 @@ from constructs_lib.rules import (
     cache_keys,
     cache_logins,
     cache_transit,
+    cluster_scripts,
+    cluster_types,
+    cluster_volumes,
+    control_plane,
     custom_resources,
     default_security_group,
+    efa_groups,
     fixed_names,
     instance_metadata,
     log_bucket_encryption,
@@ -33,8 +38,12 @@ RULES: tuple[Rule, ...] = (
     cache_keys.RULE,
     cache_logins.RULE,
     cache_transit.RULE,
+    cluster_scripts.RULE,
+    cluster_volumes.RULE,
+    control_plane.RULE,
     custom_resources.RULE,
     default_security_group.RULE,
+    efa_groups.RULE,
     fixed_names.RULE,
     instance_metadata.RULE,
     log_bucket_encryption.RULE,
@@ -48,4 +57,4 @@ RULES: tuple[Rule, ...] = (
     user_data_secrets.RULE,
 )
 
-__all__ = ["RULES", "Breach", "Rule", "RulesPlugin", "Template"]
+__all__ = ["RULES", "Breach", "Rule", "RulesPlugin", "Template", "cluster_types"]

@@ -6,6 +6,7 @@ import pytest
 
 from constructs_lib.rules import RULES
 from tests.cdk_app import literal, new_stack
+from tests.constructs_lib import cluster_examples
 
 IMDS = {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}
 DISK = {"Ebs": {"Encrypted": True, "KmsKeyId": {"Ref": "Key"}}}
@@ -224,7 +225,9 @@ BREAKS = {
     ],
 }
 
-BY_ID = {rule.id: rule for rule in RULES}
+KEEPS |= cluster_examples.KEEPS
+BREAKS |= cluster_examples.BREAKS
+BY_ID = {rule.id: rule for rule in (*RULES, cluster_examples.TYPES)}
 
 
 def test_every_rule_has_an_example_of_each_kind():

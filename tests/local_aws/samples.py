@@ -1,6 +1,7 @@
 """A template with every type that a stack of the project has."""
 
 from tests.local_aws.samples_cache import CACHE
+from tests.local_aws.samples_clusters import CLUSTERS
 from tests.local_aws.samples_endpoints import ENDPOINTS
 from tests.local_aws.samples_functions import FUNCTIONS
 from tests.local_aws.samples_network import NETWORK
@@ -71,6 +72,14 @@ DATA: Template = {
     ),
     "Pointer": resource("SSM::Parameter", Name="/contract/weights", Type="String", Value="none"),
     "Logs": resource("Logs::LogGroup", RetentionInDays=30, KmsKeyId=attribute("Key", "Arn")),
+    "Failures": resource(
+        "Logs::MetricFilter",
+        LogGroupName=ref("Logs"),
+        FilterPattern='{ $.state = "failed" }',
+        MetricTransformations=[
+            {"MetricName": "Failed", "MetricNamespace": "Contract", "MetricValue": "1"}
+        ],
+    ),
     "Images": resource("ECR::Repository", RepositoryName="contract"),
 }
 
@@ -311,6 +320,7 @@ CONTRACT: Template = {
         **CACHE,
         **FUNCTIONS,
         **ENDPOINTS,
+        **CLUSTERS,
     },
     "Outputs": {
         "Models": {"Value": ref("Models"), "Export": {"Name": "contract-models"}},

@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 
 from local_aws import describe
 from tests.local_aws import samples
+from tests.local_aws.clusters import put_scripts
 from tests.local_aws.conftest import Emulator
 from tests.local_aws.samples_endpoints import BUCKET, archive
 from tests.local_aws.templates import ZONES, resource
@@ -23,6 +24,7 @@ def contract(emulator: Emulator) -> Emulator:
     emulator.client("ssm").put_parameter(Name="/given/weights", Type="String", Value="none")
     emulator.client("s3").create_bucket(Bucket=BUCKET)
     emulator.client("s3").put_object(Bucket=BUCKET, Key="model.gz", Body=archive())
+    put_scripts(emulator, "contract", {"on_create.sh": "#!/bin/bash\n"})
     assert emulator.create(CONTRACT, samples.CONTRACT) == "CREATE_COMPLETE"
     return emulator
 

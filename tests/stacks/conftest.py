@@ -43,6 +43,10 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
             name = wheelhouse_name(slug, python, engine)
             with zipfile.ZipFile(folder / name, "w") as archive:
                 archive.writestr("wheel", name)
+    for python, engine in itertools.product(("host", "3.11", "3.12"), ("native", "image")):
+        name = wheelhouse_name("moe", python, engine, "train")
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("wheel", name)
     for python in ("host", "3.12", "3.13", "3.14"):
         for architecture in ("x86_64", "arm64"):
             name = function_libraries_name("sliding_window", python, architecture)
