@@ -53,6 +53,6 @@ def start(slug: str, name: str, json_: bool, **given: object) -> None:
         output.as_json(started.job)
         return
     output.say(
-        f"job {started.job['job']}, {started.job['name']}: {started.job['nodes']} nodes; see it with "
-        f"`isomorph logs moe --env {name} --follow`"
+        f"job {started.job['job']}, {started.job['name']}, on {started.job['nodes']} nodes; "
+        f"see it with `isomorph logs moe --env {name} --follow`"
     )

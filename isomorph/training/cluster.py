@@ -42,6 +42,11 @@ class TrainingCluster:
             pages = sagemaker.get_paginator("list_cluster_nodes").paginate(ClusterName=self.name)
             return [row for page in pages for row in page["ClusterNodeSummaries"]]
 
+    def summary(self) -> str:
+        """Return how many of its nodes run."""
+        states = [row["InstanceStatus"]["Status"] for row in self.nodes()]
+        return f"{states.count('Running')} of {len(states)} nodes run"
+
     @cached_property
     def target(self) -> str:
         """The controller, as Session Manager names it.
@@ -95,4 +100,3 @@ class TrainingCluster:
         known = ", ".join(str(job["job"]) for job in jobs) or "none"
         more = " that runs" if running and number is None else ""
         raise UserError(f"there is {what}{more} on {self.name}; jobs: {known}")
-

@@ -52,7 +52,9 @@ def start_run(
             f"(innovations.moe.training.groups in config/{environment.name}.yaml)"
         )
     if data and (texts or tokenizer):
-        raise UserError("--data names what is on the cluster, --text and --tokenizer bring it there")
+        raise UserError(
+            "--data names what is on the cluster, --text and --tokenizer bring it there"
+        )
     if team and cluster.on_slurm:
         raise UserError(f"--team is for EKS; {cluster.name} is orchestrated by Slurm")
     known = config_of(config)
@@ -79,7 +81,9 @@ def start_run(
     if not cluster.on_slurm:
         from isomorph.training.manifests import dump, manifests
 
-        made_of = manifests(environment, found, wanted, name=name, nodes=nodes or workers, team=team)
+        made_of = manifests(
+            environment, found, wanted, name=name, nodes=nodes or workers, team=team
+        )
         return Started({}, dump(made_of))
     with output.step(f"submit {name} to {cluster.name}"):
         [job] = cluster.ask("start", name, str(nodes or workers), *wanted.words())
@@ -91,4 +95,6 @@ def _peak(instance_type: str) -> float:
     from planner.catalogue import instances
 
     found = instances().get(instance_type.removeprefix("ml."))
-    return round(found.rates.get("bf16", 0.0) / 1e12, 1) if found and found.runtime != "cpu" else 0.0
+    return (
+        round(found.rates.get("bf16", 0.0) / 1e12, 1) if found and found.runtime != "cpu" else 0.0
+    )
