@@ -4,7 +4,11 @@ from constructs_lib.code_asset import CodeAsset, ZipAsset
 from constructs_lib.data_bucket import AccessLogBucket, DataBucket
 from constructs_lib.data_key import DataKey
 from constructs_lib.decode_fleet import DecodeFleet, Server
-from constructs_lib.fleet_group import Machines
+from constructs_lib.endpoint_alarms import EndpointAlarms, EndpointLimits
+from constructs_lib.endpoint_hours import EndpointHours, Night
+from constructs_lib.expert_pools import ExpertPools, Variant
+from constructs_lib.expert_watch import ExpertLimits, ExpertWatch
+from constructs_lib.fleet_group import NEURON, Machines
 from constructs_lib.fleet_watch import Limits
 from constructs_lib.function_code import image_code, zip_code
 from constructs_lib.function_edge import FunctionEdge, Viewers
@@ -15,13 +19,22 @@ from constructs_lib.hyperpod_groups import LustreMount, NodeGroup, Place, Start
 from constructs_lib.hyperpod_network import ClusterSecurityGroup
 from constructs_lib.hyperpod_orchestrator import AccountingDatabase, Eks, Slurm
 from constructs_lib.hyperpod_role import ClusterRole, Needs
+from constructs_lib.inferentia_endpoint import (
+    Canary,
+    Container,
+    EndpointMachines,
+    EndpointScaling,
+    InferentiaEndpoint,
+)
 from constructs_lib.latent_cache import LatentCache, Login, Nodes, Serverless
 from constructs_lib.latent_watch import CacheLimits, LatentWatch
 from constructs_lib.lifecycle_bucket import LifecycleBucket, lifecycle_bucket_name
 from constructs_lib.lifecycle_scripts import LifecycleScripts
 from constructs_lib.lifecycle_synthesizer import LifecycleSynthesizer
 from constructs_lib.managed_capacity import ManagedCapacity, ManagedInstances
+from constructs_lib.model_archive import ModelArchive
 from constructs_lib.monthly_budget import MonthlyBudget
+from constructs_lib.neuron_images import INFERENCE, NEURON_IMAGES, NeuronImage
 from constructs_lib.node_health import NodeHealth
 from constructs_lib.private_endpoints import PrivateEndpoints
 from constructs_lib.private_vpc import PrivateVpc
@@ -35,18 +48,31 @@ from constructs_lib.weights import NO_WEIGHTS, Weights
 from constructs_lib.window_function import FunctionMode, FunctionSize, WindowFunction, refusals
 
 __all__ = [
+    "INFERENCE",
+    "NEURON",
+    "NEURON_IMAGES",
     "NO_WEIGHTS",
     "AccessLogBucket",
     "AccountingDatabase",
     "CacheLimits",
+    "Canary",
     "Care",
     "ClusterRole",
     "ClusterSecurityGroup",
     "CodeAsset",
+    "Container",
     "DataBucket",
     "DataKey",
     "DecodeFleet",
     "Eks",
+    "EndpointAlarms",
+    "EndpointHours",
+    "EndpointLimits",
+    "EndpointMachines",
+    "EndpointScaling",
+    "ExpertLimits",
+    "ExpertPools",
+    "ExpertWatch",
     "FunctionEdge",
     "FunctionLimits",
     "FunctionMode",
@@ -54,6 +80,7 @@ __all__ = [
     "FunctionSize",
     "FunctionWatch",
     "HyperPodCluster",
+    "InferentiaEndpoint",
     "LatentCache",
     "LatentWatch",
     "LifecycleBucket",
@@ -66,8 +93,11 @@ __all__ = [
     "Machines",
     "ManagedCapacity",
     "ManagedInstances",
+    "ModelArchive",
     "MonthlyBudget",
     "Needs",
+    "NeuronImage",
+    "Night",
     "NodeGroup",
     "NodeHealth",
     "Nodes",
@@ -87,6 +117,7 @@ __all__ = [
     "TrainingRunRole",
     "TrainingStorage",
     "TrainingWatch",
+    "Variant",
     "Viewers",
     "Weights",
     "WindowFunction",

@@ -15,6 +15,9 @@ from isomorph.paths import state
 from model_code.common import weights
 from model_code.common.errors import WeightsError
 from stacks.base import weights_parameter
+from stacks.moe import MoeSettings
+from stacks.moe_training_settings import MoeTrainingSettings
+from stacks.moe_training_told import engine_of
 from stacks.registry import environments, selected
 from stacks.wheelhouse import FOLDER, TRAIN, function_libraries_name, wheelhouse_name
 
@@ -39,19 +42,6 @@ class WithFunction(Protocol):
     """Settings of an innovation that has a Lambda function."""
 
     function: OfFunction
-
-
-class OfTraining(Protocol):
-    """Settings of a training cluster."""
-
-    python: str
-
-
-@runtime_checkable
-class WithTraining(Protocol):
-    """Settings of an innovation that may have a training cluster."""
-
-    training: OfTraining | None
 
 
 def deploy(
@@ -83,7 +73,7 @@ def ensure_wheelhouses(
             continue
         if isinstance(settings, WithFunction):
             paths.append(_ensure_function_libraries(slug, settings.function))
-        if isinstance(settings, WithTraining) and settings.training:
+        if isinstance(settings, MoeSettings) and settings.training:
             paths += _ensure_training_wheels(slug, settings.training)
         if not isinstance(settings, OnNodes):
             continue
@@ -97,9 +87,7 @@ def ensure_wheelhouses(
     return paths
 
 
-def _ensure_training_wheels(slug: str, training: OfTraining) -> list[Path]:
-    from stacks.moe_training_told import engine_of
-
+def _ensure_training_wheels(slug: str, training: MoeTrainingSettings) -> list[Path]:
     engine, python = engine_of(training), training.python
     if engine is None:
         return []

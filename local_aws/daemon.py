@@ -14,10 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from local_aws.caches.server import kill_leftovers as kill_servers
+from local_aws.endpoints.container import kill_leftovers as kill_containers
 from local_aws.errors import EmulatorError
 from local_aws.machines.machine import AWS_CLI, kill_leftovers
 from local_aws.processes import command, listener, port_is_free, started
-from local_aws.settings import ACCOUNT, FUNCTIONS, MACHINES, NODES, PLUGIN, REGION, Settings
+from local_aws.settings import (
+    ACCOUNT,
+    ENDPOINTS,
+    FUNCTIONS,
+    MACHINES,
+    NODES,
+    PLUGIN,
+    REGION,
+    Settings,
+)
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 15.0
@@ -56,6 +66,12 @@ class Running:
     def machines(self) -> list[dict[str, Any]]:
         """Return every machine, and the last failed ones with the reason."""
         with _DIRECT.open(f"{self.endpoint}{MACHINES}", timeout=10) as answer:
+            found: list[dict[str, Any]] = json.load(answer)
+            return found
+
+    def containers(self) -> list[dict[str, Any]]:
+        """Return every container of an endpoint."""
+        with _DIRECT.open(f"{self.endpoint}{ENDPOINTS}", timeout=10) as answer:
             found: list[dict[str, Any]] = json.load(answer)
             return found
 
@@ -222,4 +238,5 @@ def _remove_state(settings: Settings) -> None:
     for machines in (settings.instances_dir, *settings.clusters_dir.glob("*/")):
         kill_leftovers(machines)
     kill_servers(settings.caches_dir)
+    kill_containers(settings.endpoints_dir)
     shutil.rmtree(folder, ignore_errors=True)

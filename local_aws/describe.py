@@ -165,7 +165,32 @@ def _rotation(clients: Clients, secret: str, _: Properties) -> object:
     return clients("secretsmanager").describe_secret(SecretId=secret).get("RotationEnabled")
 
 
+def _sagemaker(kind: str) -> See:
+    def see(clients: Clients, arn: str, _: Properties) -> object:
+        describe = getattr(clients("sagemaker"), f"describe_{kind}")
+        name = "".join(word.capitalize() for word in kind.split("_")) + "Name"
+        return describe(**{name: arn.rpartition("/")[2]})
+
+    return see
+
+
+def _scalable_target(clients: Clients, name: str, _: Properties) -> object:
+    resource, _dimension, namespace = name.split("|")
+    return clients("application-autoscaling").describe_scalable_targets(
+        ServiceNamespace=namespace, ResourceIds=[resource]
+    )["ScalableTargets"]
+
+
+def _tracking_policy(clients: Clients, arn: str, _: Properties) -> object:
+    found = clients("application-autoscaling").describe_scaling_policies(
+        ServiceNamespace="sagemaker"
+    )["ScalingPolicies"]
+    return any(policy["PolicyARN"] == arn for policy in found)
+
+
 DESCRIBE: dict[str, See] = {
+    "AWS::ApplicationAutoScaling::ScalableTarget": _scalable_target,
+    "AWS::ApplicationAutoScaling::ScalingPolicy": _tracking_policy,
     "AWS::AutoScaling::AutoScalingGroup": _group,
     "AWS::AutoScaling::LifecycleHook": _hook,
     "AWS::AutoScaling::ScalingPolicy": _scaling_policy,
@@ -218,6 +243,9 @@ DESCRIBE: dict[str, See] = {
     "AWS::ElasticLoadBalancingV2::Listener": lambda clients, name, _: clients(
         "elbv2"
     ).describe_listeners(ListenerArns=[name])["Listeners"],
+    "AWS::ElasticLoadBalancingV2::ListenerRule": lambda clients, name, _: clients(
+        "elbv2"
+    ).describe_rules(RuleArns=[name])["Rules"],
     "AWS::ElasticLoadBalancingV2::LoadBalancer": lambda clients, name, _: clients(
         "elbv2"
     ).describe_load_balancers(LoadBalancerArns=[name])["LoadBalancers"],
@@ -255,6 +283,9 @@ DESCRIBE: dict[str, See] = {
     "AWS::SNS::Topic": lambda clients, name, _: clients("sns").get_topic_attributes(TopicArn=name),
     "AWS::SNS::TopicPolicy": _topic_policy,
     "AWS::SageMaker::Cluster": _cluster,
+    "AWS::SageMaker::Endpoint": _sagemaker("endpoint"),
+    "AWS::SageMaker::EndpointConfig": _sagemaker("endpoint_config"),
+    "AWS::SageMaker::Model": _sagemaker("model"),
     "AWS::SecretsManager::RotationSchedule": _rotation,
     "AWS::SecretsManager::Secret": lambda clients, name, _: (
         "DeletedDate" not in clients("secretsmanager").describe_secret(SecretId=name)

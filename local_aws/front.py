@@ -11,13 +11,14 @@ from ministack.services import alb
 
 from local_aws.clusters.runner import Clusters
 from local_aws.clusters.sessions import Sessions
+from local_aws.endpoints.runner import EndpointRunner
 from local_aws.functions.runner import FunctionRunner
 from local_aws.functions.urls import FunctionUrls
 from local_aws.machines.imds import PREFIX as IMDS
 from local_aws.machines.imds import Imds
 from local_aws.machines.member import Member
 from local_aws.machines.runner import Runner
-from local_aws.settings import FUNCTIONS, MACHINES, NODES, SESSIONS
+from local_aws.settings import ENDPOINTS, FUNCTIONS, MACHINES, NODES, SESSIONS
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -28,9 +29,14 @@ class Front:
     """The ASGI application."""
 
     def __init__(
-        self, runner: Runner, functions: FunctionRunner, clusters: Clusters, sessions: Sessions
+        self,
+        runner: Runner,
+        functions: FunctionRunner,
+        endpoints: EndpointRunner,
+        clusters: Clusters,
+        sessions: Sessions,
     ) -> None:
-        self._runner, self._functions = runner, functions
+        self._runner, self._functions, self._endpoints = runner, functions, endpoints
         self._clusters, self._sessions = clusters, sessions
         self._urls = FunctionUrls(functions)
         self._imds = Imds(runner)
@@ -46,6 +52,10 @@ class Front:
                 return
             if path == FUNCTIONS:
                 body = json.dumps(self._functions.describe()).encode()
+                await _send(send, 200, body, "application/json")
+                return
+            if path == ENDPOINTS:
+                body = json.dumps(self._endpoints.describe()).encode()
                 await _send(send, 200, body, "application/json")
                 return
             if path == NODES:

@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from config import EnvironmentConfig, InnovationSettings
+from stacks.moe_serving_settings import MoeServingSettings
 from stacks.moe_training_settings import MoeTrainingSettings
 
 
@@ -15,11 +16,17 @@ class MoeSettings(InnovationSettings):
     training: MoeTrainingSettings | None = Field(
         default=None, description="the cluster that trains; left out: none"
     )
+    serving: MoeServingSettings | None = Field(
+        default=None, description="the pools and the endpoint that serve; left out: none"
+    )
 
     @model_validator(mode="after")
     def _one_half_is_there(self) -> Self:
         if not self._halves():
-            raise ValueError("neither half is there; add training, with the settings of a cluster")
+            raise ValueError(
+                "neither half is there; add training, with the settings of a cluster, or serving, "
+                "with those of pools and an endpoint"
+            )
         return self
 
     def wants(self, stack_id: str) -> bool:
@@ -38,6 +45,6 @@ class MoeSettings(InnovationSettings):
             for remark in half.remarks(region, self.model):
                 yield f"{name}: {remark}"
 
-    def _halves(self) -> dict[str, MoeTrainingSettings]:
-        halves = {"training": self.training}
+    def _halves(self) -> dict[str, MoeTrainingSettings | MoeServingSettings]:
+        halves = {"training": self.training, "serving": self.serving}
         return {name: half for name, half in halves.items() if half is not None}

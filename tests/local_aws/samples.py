@@ -2,6 +2,7 @@
 
 from tests.local_aws.samples_cache import CACHE
 from tests.local_aws.samples_clusters import CLUSTERS
+from tests.local_aws.samples_endpoints import ENDPOINTS
 from tests.local_aws.samples_functions import FUNCTIONS
 from tests.local_aws.samples_network import NETWORK
 from tests.local_aws.templates import Template, assumed_by, attribute, policy, ref, resource
@@ -146,6 +147,47 @@ SERVING: Template = {
         Protocol="HTTP",
         DefaultActions=[{"Type": "forward", "TargetGroupArn": ref("Targets")}],
     ),
+    "Canary": resource(
+        "ElasticLoadBalancingV2::TargetGroup",
+        VpcId=ref("Vpc"),
+        Port=8080,
+        Protocol="HTTP",
+        TargetType="instance",
+        TargetGroupAttributes=[
+            {"Key": "stickiness.enabled", "Value": "true"},
+            {"Key": "stickiness.type", "Value": "lb_cookie"},
+            {"Key": "stickiness.lb_cookie.duration_seconds", "Value": "600"},
+        ],
+    ),
+    "Shares": resource(
+        "ElasticLoadBalancingV2::ListenerRule",
+        ListenerArn=ref("Listener"),
+        Priority=10,
+        Conditions=[
+            {
+                "Field": "http-header",
+                "HttpHeaderConfig": {"HttpHeaderName": "x-pool", "Values": ["one"]},
+            }
+        ],
+        Actions=[
+            {
+                "Type": "forward",
+                "ForwardConfig": {
+                    "TargetGroups": [
+                        {"TargetGroupArn": ref("Targets"), "Weight": 90},
+                        {"TargetGroupArn": ref("Canary"), "Weight": 10},
+                    ],
+                    "TargetGroupStickinessConfig": {"Enabled": True, "DurationSeconds": 600},
+                },
+            }
+        ],
+        Transforms=[
+            {
+                "Type": "url-rewrite",
+                "UrlRewriteConfig": {"Rewrites": [{"Regex": "^/one/(.*)$", "Replace": "/$1"}]},
+            }
+        ],
+    ),
     "Group": resource(
         "AutoScaling::AutoScalingGroup",
         MinSize={"Fn::If": ["HasWeights", "1", "0"]},
@@ -277,6 +319,7 @@ CONTRACT: Template = {
         **WATCHING,
         **CACHE,
         **FUNCTIONS,
+        **ENDPOINTS,
         **CLUSTERS,
     },
     "Outputs": {

@@ -9,6 +9,7 @@ from typing import Any
 from model_code.common.chat import Message
 
 MAX_BODY_BYTES = 1 << 20
+_JSON = "application/json"
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
 MAX_MESSAGES = 1024
@@ -114,6 +115,22 @@ def parse_chat(body: bytes) -> Ask:
         _whole(fields, name, 1, 2**31 - 1) for name in ("max_completion_tokens", "max_tokens")
     ]
     return _ask(fields, None, messages, limits[0] or limits[1])
+
+
+def parse_invocation(body: bytes) -> Ask:
+    """Check the body of SageMaker's POST /invocations: a chat if it has messages, or a prompt."""
+    return parse_chat(body) if "messages" in fields_of(body) else parse_completion(body)
+
+
+def check_json(given: str | None) -> None:
+    """Refuse a body of another type than JSON."""
+    kind, _, rest = (given or "").partition(";")
+    charset = rest.strip().lower().removeprefix("charset=").strip('"')
+    if kind.strip().lower() != _JSON or charset not in ("", "utf-8", "utf8"):
+        raise InvalidRequestError(
+            f"the content type is {(given or 'missing')[:60]!r}; allowed: {_JSON}, in UTF-8",
+            status=415,
+        )
 
 
 def _ask(

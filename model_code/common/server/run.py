@@ -84,12 +84,13 @@ class _Process(uvicorn.Server):
 
     def __init__(self, settings: Settings, extension: Extension | None) -> None:
         self._settings, self._extension = settings, extension
+        self._metrics = Metrics()
+        if extension:
+            extension.count(self._metrics)
         self._service = Service(
             model=settings.model, slots=settings.slots, queue=settings.queue,
-            deadline_s=settings.deadline_s,
+            deadline_s=settings.deadline_s, metrics=self._metrics,
         )  # fmt: skip
-        if extension:
-            extension.count(self._service.metrics)
         app: ASGIApp = build_app(self._service)
         if extension:
             app = extension.wrap(build_app(self._service), self._service)
@@ -150,9 +151,7 @@ class _Process(uvicorn.Server):
     async def _publish(self) -> None:
         s = self._settings
         if s.metric_namespace and s.fleet:
-            publisher = Publisher(
-                self._service.metrics, namespace=s.metric_namespace, fleet=s.fleet
-            )
+            publisher = Publisher(self._metrics, namespace=s.metric_namespace, fleet=s.fleet)
             await publisher.run()
 
     async def _drain(self) -> None:

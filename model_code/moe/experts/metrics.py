@@ -1,13 +1,11 @@
-"""What the server counts about experts: for Prometheus, and for CloudWatch through `take`."""
+"""What is counted about experts, for CloudWatch; serve/prometheus.py shows it at /metrics."""
 
 import threading
 from collections.abc import Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
-
 # CloudWatch name -> unit, and the counter's name and help at /metrics.
-_COUNTS: Mapping[str, tuple[str, str, str]] = {
+COUNTS: Mapping[str, tuple[str, str, str]] = {
     "ExpertHits": ("Count", "hits", "Experts that were in memory when a layer asked for them"),
     "ExpertMisses": ("Count", "misses", "Experts that were not"),
     "ExpertPrefetchHits": ("Count", "prefetch_hits", "Prefetched experts that were asked for"),
@@ -19,31 +17,28 @@ _COUNTS: Mapping[str, tuple[str, str, str]] = {
 
 
 class ExpertMetrics:
-    """Counts since the start in `registry`, and since the last `take` for CloudWatch."""
+    """Counts since the start, and since the last `take` for CloudWatch.
 
-    units: Mapping[str, str] = {name: unit for name, (unit, _, _) in _COUNTS.items()} | {
+    Attributes:
+        budget_bytes: Memory that experts may take; 0 where there is no cache.
+    """
+
+    units: Mapping[str, str] = {name: unit for name, (unit, _, _) in COUNTS.items()} | {
         "ExpertImbalance": "None"
     }
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        registry = registry or CollectorRegistry()
+    def __init__(self) -> None:
+        self.budget_bytes = 0
         self._lock = threading.Lock()
+        self._totals = dict.fromkeys(COUNTS, 0.0)
         self._window: dict[str, float] = {}
         self._visits: dict[int, Any] = {}
-        self._counters = {
-            name: Counter(f"isomorph_expert_{metric}", text, registry=registry)
-            for name, (_, metric, text) in _COUNTS.items()
-        }
-        self.budget = Gauge(
-            "isomorph_expert_budget_bytes", "Bytes of memory that experts may take",
-            registry=registry,
-        )  # fmt: skip
 
     def add(self, name: str, value: float) -> None:
         """Count `value` more of the metric that CloudWatch calls `name`; for any thread."""
         if value:
-            self._counters[name].inc(value)
             with self._lock:
+                self._totals[name] += value
                 self._window[name] = self._window.get(name, 0.0) + value
 
     def visited(self, layer: int, counts_E: Any) -> None:
@@ -53,8 +48,7 @@ class ExpertMetrics:
 
     def total(self, name: str) -> float:
         """Return the count since the start."""
-        found: float = self._counters[name]._value.get()
-        return found
+        return self._totals[name]
 
     def first_token(self, seconds: float, reused_tokens: int) -> None:
         """See `MoreMetrics`: nothing is reused here."""
@@ -64,6 +58,6 @@ class ExpertMetrics:
         with self._lock:
             window, self._window = self._window, {}
             visits, self._visits = self._visits, {}
-        found = {name: [window.get(name, 0.0)] for name in _COUNTS}
+        found = {name: [window.get(name, 0.0)] for name in COUNTS}
         worst = [float(counts.max() / counts.mean()) for counts in visits.values() if counts.any()]
         return found | ({"ExpertImbalance": [max(worst)]} if worst else {})

@@ -125,9 +125,9 @@ def _fit(
     }
     report(
         f"router of pools {', '.join(names)}: of {measured['windows']:.0f} windows that it was not "
-        f"fitted to, {measured['agrees_with_the_model']:.0%} go where the model's experts fit; half "
-        f"of the experts serve {measured['visits_of_the_warm_half']:.0%} of visits in a window's "
-        f"pool, {measured['visits_of_a_common_half']:.0%} if all pools keep the same"
+        f"fitted to, {measured['agrees_with_the_model']:.0%} go where the model's experts fit; "
+        f"half of the experts serve {measured['visits_of_the_warm_half']:.0%} of visits in a "
+        f"window's pool, {measured['visits_of_a_common_half']:.0%} if all pools keep the same"
     )
     return PoolRouter(tuple(names), tuple(bias_P.tolist()), weight_PB.tolist(), measured)
 

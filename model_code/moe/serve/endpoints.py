@@ -17,33 +17,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from model_code.common.server import answers
 from model_code.common.server.app import Generate
 from model_code.common.server.requests import (
-    Ask,
     InvalidRequestError,
-    fields_of,
-    parse_chat,
-    parse_completion,
+    check_json,
+    parse_invocation,
 )
 from model_code.common.server.service import Service
 from model_code.moe.experts.metrics import ExpertMetrics
 from model_code.moe.route import POOL_HEADER
 
 JSON = "application/json"
-
-
-def parse_invocation(body: bytes) -> Ask:
-    """Check the body of POST /invocations: that of a chat if it has messages, or of a prompt."""
-    return parse_chat(body) if "messages" in fields_of(body) else parse_completion(body)
-
-
-def check_content_type(given: str | None) -> None:
-    """Refuse a body of another type than JSON."""
-    kind, _, rest = (given or "").partition(";")
-    charset = rest.strip().lower().removeprefix("charset=").strip('"')
-    if kind.strip().lower() != JSON or charset not in ("", "utf-8", "utf8"):
-        raise InvalidRequestError(
-            f"the content type is {(given or 'missing')[:60]!r}; allowed: {JSON}, in UTF-8",
-            status=415,
-        )
 
 
 def add_sagemaker(app: Starlette, service: Service) -> None:
@@ -69,7 +51,7 @@ class _Invocations:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         try:
-            check_content_type(Headers(scope=scope).get("content-type"))
+            check_json(Headers(scope=scope).get("content-type"))
         except InvalidRequestError as error:
             await _refusal(error)(scope, receive, send)
             return

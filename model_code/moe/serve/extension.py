@@ -16,6 +16,7 @@ from model_code.common.server.service import Service
 from model_code.common.server.settings import Settings
 from model_code.moe.experts.metrics import ExpertMetrics
 from model_code.moe.serve.endpoints import Pools, add_sagemaker
+from model_code.moe.serve.prometheus import ExpertCollector
 from model_code.moe.serve.settings import ExpertSettings
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class ExpertServing:
 
     def count(self, metrics: Metrics) -> None:
         """Add the metrics of experts."""
-        metrics.more = self._metrics = ExpertMetrics(metrics.registry)
+        metrics.more = self._metrics = ExpertMetrics()
+        metrics.registry.register(ExpertCollector(self._metrics))
 
     def wrap(self, app: Starlette, service: Service) -> ASGIApp:
         """Add SageMaker's endpoints, and the header of pools."""

@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+from model_code.common import kernels
 from model_code.common.architecture import ModelError, read
 from model_code.common.aws import client
 from model_code.common.engine.native import NativeEngine
@@ -27,6 +28,7 @@ def load(
         WeightsError: Weights are missing, damaged or of another model.
     """
     folder = _fetched(settings, experts)
+    kernels.loaded()  # compiles them, if that was not done before: no request shall wait for it
     make = partial(
         NativeEngine.load, folder, slots=settings.slots, context=settings.context,
         dtype=settings.dtype, quantization=settings.quantization,
@@ -39,7 +41,7 @@ def load(
         cache = ExpertCache(
             index, source, metrics, budget_bytes=experts.budget_bytes, loads=experts.loads
         )
-        metrics.budget.set(cache.slots * index.expert_bytes)
+        metrics.budget_bytes = cache.slots * index.expert_bytes
         engine = make(prepare=partial(install, cache=cache, prefetch=experts.prefetch))
     if engine.has_experts:
         engine.trace.count = metrics.visited
