@@ -35,6 +35,7 @@ MOE: dict[str, Any] = {"model": "tiny-moe", "training": {"groups": MOE_GROUPS}}
 ENGINES = {
     "gqa": ("llama.cpp", "native"),
     "mla": ("native",),
+    "moe": ("native",),
     "sliding_window": ("llama.cpp", "native"),
 }
 
