@@ -15,6 +15,9 @@ from isomorph.paths import state
 from model_code.common import weights
 from model_code.common.errors import WeightsError
 from stacks.base import weights_parameter
+from stacks.moe import MoeSettings
+from stacks.moe_training_settings import MoeTrainingSettings
+from stacks.moe_training_told import engine_of
 from stacks.registry import environments, selected
 from stacks.wheelhouse import FOLDER, TRAIN, function_libraries_name, wheelhouse_name
 
@@ -39,33 +42,6 @@ class WithFunction(Protocol):
     """Settings of an innovation that has a Lambda function."""
 
     function: OfFunction
-
-
-class OfTraining(Protocol):
-    """Settings of a training cluster."""
-
-    python: str
-
-
-class OfPools(Protocol):
-    """Settings of pools of fleets."""
-
-    def wheels(self) -> set[tuple[str, str]]:
-        """Return Python and engine of every wheelhouse that they need."""
-
-
-@runtime_checkable
-class WithServing(Protocol):
-    """Settings of an innovation that may have pools."""
-
-    serving: OfPools | None
-
-
-@runtime_checkable
-class WithTraining(Protocol):
-    """Settings of an innovation that may have a training cluster."""
-
-    training: OfTraining | None
 
 
 def deploy(
@@ -97,9 +73,9 @@ def ensure_wheelhouses(
             continue
         if isinstance(settings, WithFunction):
             paths.append(_ensure_function_libraries(slug, settings.function))
-        if isinstance(settings, WithTraining) and settings.training:
+        if isinstance(settings, MoeSettings) and settings.training:
             paths += _ensure_training_wheels(slug, settings.training)
-        if isinstance(settings, WithServing) and settings.serving:
+        if isinstance(settings, MoeSettings) and settings.serving:
             wanted = sorted(settings.serving.wheels())
             paths += [_ensure_wheels(slug, python, engine) for python, engine in wanted]
         if isinstance(settings, OnNodes):
@@ -116,9 +92,7 @@ def _ensure_wheels(slug: str, python: str, engine: str) -> Path:
     return path
 
 
-def _ensure_training_wheels(slug: str, training: OfTraining) -> list[Path]:
-    from stacks.moe_training_told import engine_of
-
+def _ensure_training_wheels(slug: str, training: MoeTrainingSettings) -> list[Path]:
     engine, python = engine_of(training), training.python
     if engine is None:
         return []

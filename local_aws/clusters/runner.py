@@ -4,6 +4,7 @@ import contextlib
 import secrets
 import shutil
 import string
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -253,6 +254,8 @@ class Clusters:
                 "AWS_ACCESS_KEY_ID": cluster.account,
                 "AWS_SECRET_ACCESS_KEY": "local",
                 "AWS_EC2_METADATA_DISABLED": "true",
+                # Ranks of different nodes meet on the loopback network, and listen nowhere else.
+                **({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}),
             },
         )
 

@@ -24,7 +24,7 @@ NAME = "local-moe-000000"
 TRAINER = """
 import argparse, json, os, pathlib, signal, sys, time
 words = argparse.ArgumentParser()
-for name in ("config", "data", "checkpoints", "steps", "checkpoint-every", "expert-parallel"):
+for name in ("config", "data", "checkpoints", "steps", "checkpoint-every", "seed"):
     words.add_argument("--" + name)
 given = words.parse_args()
 folder = pathlib.Path(given.checkpoints)
@@ -181,8 +181,11 @@ class Deployment:
             return [{"said": said}]
 
     def submit(self, name: str, *, steps: str, config: str = "tiny", nodes: int = 2) -> int:
-        words = {"CONFIG": config, "STEPS": steps, "DATA": "text", "VOCABULARY": "512", "RANKS": "1",
-                 "RESTARTS": "0", "CHECKPOINT_EVERY": "5", "EXPERT_PARALLEL": "1"}  # fmt: skip
+        words = {
+            **{"CONFIG": config, "STEPS": steps, "DATA": "text", "TEXTS": "0", "VOCABULARY": "512"},
+            **{"HELD_OUT": "0", "RANKS": "1", "RESTARTS": "0", "CHECKPOINT_EVERY": "5"},
+            **{"EXPERT_PARALLEL": "0", "BATCH": "0", "SEED": "0", "PEAK_TFLOPS": "0"},
+        }
         given = [f"JOB_{key}={value}" for key, value in words.items()]
         [job] = self.job("start", name, str(nodes), *given)
         return int(job.get("job", 0)) or pytest.fail(str(job))

@@ -3,8 +3,8 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
 # The batch script of a training run; job.sh submits it. On the job's first node it makes the shards
-# if there are none, and starts torchrun on every node. torchrun starts ranks again that died, and
-# the trainer goes on from the last whole checkpoint; so it does when Slurm requeues the job.
+# if there are none, and starts ranks.sh on every node. torchrun starts ranks again that died, and the
+# trainer goes on from the last whole checkpoint; so it does when Slurm requeues the job.
 set -Eeuo pipefail
 ROOT="${ISOMORPH_ROOT:-}"
 set -a
@@ -24,6 +24,7 @@ note() { # state, exit code
   mv "$STATE.new" "$STATE"
 }
 
+# shellcheck disable=SC2329  # the trap calls it
 end() {
   local code=$?
   if [ -n "${STOPPED:-}" ]; then
@@ -40,10 +41,19 @@ note running 0
 
 cd "$ROOT/opt/isomorph/code"
 if ! compgen -G "$DATA/*.tokens" >/dev/null; then
-  texts=()
-  if compgen -G "$DATA/text/*" >/dev/null; then texts=("$DATA"/text/*); fi
-  words=(--out "$DATA.new" --vocabulary "$JOB_VOCABULARY")
-  [ ! -f "$DATA/text-tokenizer.json" ] || words=(--out "$DATA.new" --tokenizer "$DATA/text-tokenizer.json")
+  # What was put into the bucket just now comes through the file system's link to it.
+  for ((waited = 0; ; waited++)); do
+    texts=()
+    if compgen -G "$DATA/text/*" >/dev/null; then texts=("$DATA"/text/*); fi
+    [ "${#texts[@]}" -lt "$JOB_TEXTS" ] || break
+    if [ "$waited" -ge 120 ]; then
+      echo "isomorph: $DATA/text has ${#texts[@]} of $JOB_TEXTS texts after $waited s"
+      exit 1
+    fi
+    sleep 1
+  done
+  words=(--out "$DATA.new" --vocabulary "$JOB_VOCABULARY" --held-out "$JOB_HELD_OUT")
+  [ ! -f "$DATA/tokenizer.given" ] || words=(--out "$DATA.new" --tokenizer "$DATA/tokenizer.given" --held-out "$JOB_HELD_OUT")
   rm -rf "$DATA.new"
   "$PYTHON" -m model_code.moe.train.shards "${texts[@]}" "${words[@]}"
   mkdir -p "$DATA"
@@ -54,12 +64,15 @@ fi
 head="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 address="$(scontrol --oneliner show node "$head" | grep -oE 'NodeAddr=[^ ]+' | cut -d= -f2)"
 read -r -a options <<<"${ISOMORPH_SRUN_OPTIONS:-}"
-# One torchrun a node; they meet at the first one. Ports are the job's own, should two share a node.
+# The port is the job's own, should two jobs share a node.
 srun "${options[@]}" --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 \
-  "$PYTHON" -m torch.distributed.run \
-  --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$JOB_RANKS" --max-restarts "$JOB_RESTARTS" \
-  --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$address:$((20000 + SLURM_JOB_ID % 10000))" \
-  -m model_code.moe.train --config "$JOB_CONFIG" --data "$DATA" --checkpoints "$SHARED/checkpoints/$JOB_NAME" \
-  --steps "$JOB_STEPS" --checkpoint-every "$JOB_CHECKPOINT_EVERY" --expert-parallel "$JOB_EXPERT_PARALLEL" &
-# `wait` is ended by the signal of scancel, which has told the ranks too: they save and end.
-wait $! || { code=$?; wait $! || code=$?; exit "$code"; }
+  bash "$ROOT/opt/isomorph/code/model_code/moe/lifecycle/ranks.sh" "$address:$((20000 + SLURM_JOB_ID % 10000))" &
+steps=$!
+# A signal of scancel ends the first wait; it has told the ranks too: they save a checkpoint and end.
+code=0
+wait "$steps" || code=$?
+while kill -0 "$steps" 2>/dev/null; do
+  code=0
+  wait "$steps" || code=$?
+done
+exit "$code"
