@@ -1,4 +1,4 @@
-"""A decoder step as one function of fixed shapes: tokens, positions and caches in, logits and caches out.
+"""A decoder step of fixed shapes: tokens, positions and caches in, logits and caches out.
 
 It runs the modules of the eager decoder on a cache that is passed in and out, so there is one model
 and not two. A graph is made for each bucket: one token of each slot, or so many of one prompt.
