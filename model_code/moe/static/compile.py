@@ -24,11 +24,10 @@ from model_code.common.manifest import file_sha256
 from model_code.common.model_folder import load_folder
 from model_code.common.span import Span
 from model_code.moe.static import neuron
-from model_code.moe.static.decoder import Bucket, StaticDecoder
+from model_code.moe.static.decoder import Bucket, StaticDecoder, buckets_for
 
 PLAN, FOLDER = "plan.json", "neuron"
 _VERSION = 1
-_CHUNK = 256  # tokens of a prompt that are read at a time
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the largest logit
 
 
@@ -85,11 +84,6 @@ def compile_model(
     if not present:
         return Compiled(None, buckets, worst)
     return Compiled(_store(folder, out or folder / FOLDER, decoder, buckets), buckets, worst)
-
-
-def buckets_for(slots: int, context: int) -> tuple[Bucket, ...]:
-    """Return the graphs that a server needs: a token of each slot, and a chunk of one prompt."""
-    return Bucket(slots, 1, context), Bucket(1, min(_CHUNK, context), context)
 
 
 def check_fits(decoder: Decoder, slots: int, context: int) -> None:
