@@ -12,8 +12,8 @@ from typing import Any
 import aws_cdk as cdk
 from cdk_nag import AwsSolutionsChecks
 
-from config import ConfigError, EnvironmentConfig, Override
-from constructs_lib.rules import RULES, RulesPlugin
+from config import ConfigError, EnvironmentConfig, Override, hyperpod_instance_types
+from constructs_lib.rules import RULES, RulesPlugin, cluster_types
 from stacks.map_data import INNOVATIONS
 from stacks.registry import environments
 from stacks.stage import ToolkitStage
@@ -32,7 +32,10 @@ def build(context: Mapping[str, Any] | None = None, wheelhouses: Path = FOLDER) 
     only, overrides = read_context(context)
     for environment in environments(only, overrides):
         ToolkitStage(app, _with(environment, context.get("slugs")), wheelhouses=wheelhouses)
-    cdk.Validations.of(app).add_plugins(AwsSolutionsChecks(app, verbose=True), RulesPlugin(RULES))
+    types = cluster_types.rule(hyperpod_instance_types())
+    cdk.Validations.of(app).add_plugins(
+        AwsSolutionsChecks(app, verbose=True), RulesPlugin((*RULES, types))
+    )
     return app
 
 

@@ -7,7 +7,7 @@ from config.loader import (
     innovation_settings,
     load_environments,
 )
-from config.regions import ec2_instance_types, regions
+from config.regions import ec2_instance_types, hyperpod_instance_types, plan_instance_types, regions
 from config.schema import Amount, Budget, Count, EnvironmentConfig, InnovationSettings, Section
 
 __all__ = [
@@ -21,7 +21,9 @@ __all__ = [
     "Section",
     "SettingsBySlug",
     "ec2_instance_types",
+    "hyperpod_instance_types",
     "innovation_settings",
     "load_environments",
+    "plan_instance_types",
     "regions",
 ]

@@ -58,13 +58,19 @@ def _lower_first(text: str) -> str:
 def _fields(model: type[BaseModel], loc: tuple[str | int, ...]) -> dict[str | int, str]:
     """Return the keys that are allowed beside the last part of `loc`, with their descriptions."""
     for part in loc[:-1]:
-        annotation = model.model_fields[str(part)].annotation
-        kinds = (annotation, *get_args(annotation))
-        model = next(
-            kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)
-        )
+        if part not in model.model_fields:
+            continue  # a name or a number of the user's, in a mapping or list of sections
+        model = _section_in(model.model_fields[str(part)].annotation) or model
     return {
         name: field.description or name
         for name, field in model.model_fields.items()
         if not field.exclude  # the environment's name is not a key of its file
     }
+
+
+def _section_in(annotation: object) -> type[BaseModel] | None:
+    """Return the section that an annotation is of, such as X of `dict[str, X] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_section_in(kind) for kind in get_args(annotation))
+    return next((section for section in found if section), None)

@@ -18,7 +18,21 @@ def regions() -> dict[str, str]:
 
 
 @cache
+def hyperpod_instance_types() -> frozenset[str]:
+    """Return every type that a HyperPod cluster takes, such as ml.p5e.48xlarge."""
+    model = Loader().load_service_model("sagemaker", "service-2")
+    return frozenset(model["shapes"]["ClusterInstanceType"]["enum"])
+
+
+@cache
 def ec2_instance_types() -> frozenset[str]:
     """Return every EC2 instance type that this botocore knows."""
     model = Loader().load_service_model("ec2", "service-2")
     return frozenset(model["shapes"]["InstanceType"]["enum"])
+
+
+@cache
+def plan_instance_types() -> frozenset[str]:
+    """Return every type that is sold in training plans."""
+    model = Loader().load_service_model("sagemaker", "service-2")
+    return frozenset(model["shapes"]["ReservedCapacityInstanceType"]["enum"])

@@ -140,6 +140,10 @@ class InnovationSettings(Section):
         description="name of the model that it serves, such as smollm2-135m-instruct",
     )
 
+    def wants(self, stack_id: str) -> bool:
+        """Tell whether these settings ask for a stack of the innovation; one with a single does."""
+        return True
+
     def conflicts(self, environment: EnvironmentConfig) -> Iterator[tuple[str, str]]:
         """Yield (key, what is wrong) where these settings do not fit the environment."""
         yield from ()

@@ -67,6 +67,7 @@ class DataBucket(s3.Bucket):
     Args:
         key: Encrypts its objects, with a bucket key so that KMS is asked seldom.
         access_logs: Takes its access logs.
+        name: Physical name, where a service insists on one; left out, CloudFormation's.
         tiered: Move objects to S3 Intelligent-Tiering on day 0. Its archive tiers stay off: an
             archived weight file cannot be read for hours.
         retained: Keep the bucket when its stack is destroyed.
@@ -79,12 +80,14 @@ class DataBucket(s3.Bucket):
         *,
         key: kms.IKey,
         access_logs: s3.IBucket,
+        name: str | None = None,
         tiered: bool = False,
         retained: bool,
     ) -> None:
         super().__init__(
             scope,
             construct_id,
+            bucket_name=name,
             encryption=s3.BucketEncryption.KMS,
             encryption_key=key,
             bucket_key_enabled=True,

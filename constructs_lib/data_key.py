@@ -48,6 +48,18 @@ class DataKey(kms.Key):
         )
         self._allow_auto_scaling(publish)
 
+    def allow_lustre_links(self) -> None:
+        """Let FSx read and write what this key encrypts, for file systems linked to a bucket."""
+        # Each file system gets a service-linked role of its own, named after it:
+        # docs.aws.amazon.com/fsx/latest/LustreGuide/s3-server-side-encryption-support.html
+        stack = Stack.of(self)
+        role = (
+            f"arn:{stack.partition}:iam::{stack.account}:role/aws-service-role/"
+            "s3.data-source.lustre.fsx.amazonaws.com/AWSServiceRoleForFSxS3Access_fs-*"
+        )
+        account = {"StringEquals": {"kms:CallerAccount": stack.account}}
+        self._allow(iam.AnyPrincipal(), _USE, {"ArnLike": {"aws:PrincipalArn": role}, **account})
+
     def allow_auto_scaling_volumes(self) -> None:
         """Let Auto Scaling start instances whose volumes this key encrypts."""
         self._allow_auto_scaling(_USE)

@@ -13,7 +13,7 @@ from constructs_lib.closed_group import ClosedGroup
 from constructs_lib.code_asset import CodeAsset, ZipAsset
 from constructs_lib.fleet_group import FleetGroup, Machines
 from constructs_lib.fleet_watch import FleetWatch, Limits
-from constructs_lib.front_door import FrontDoor
+from constructs_lib.front_door import Entrance, FrontDoor
 from constructs_lib.node_role import NodeRole
 from constructs_lib.site import Site
 from constructs_lib.user_data import render_user_data
@@ -77,6 +77,9 @@ class DecodeFleet(Construct):
         bandwidth: Whether the nodes' memory is set up for reading weights: huge pages, and pages
             spread over all NUMA nodes.
         certificate_arn: Certificate for HTTPS. Left out, the load balancer speaks HTTP.
+        entrance: Its part of a load balancer that several fleets share. Left out, it gets its own.
+        name: Value of the dimension Fleet of its metrics. Left out, the stack's name.
+        pointer: Where its weights are. Left out, where the pointer of `weights` says.
         retained: Keep logs, and protect the load balancer from deletion.
     """
 
@@ -96,10 +99,14 @@ class DecodeFleet(Construct):
         statements: Sequence[iam.PolicyStatement] = (),
         certificate_arn: str | None = None,
         bandwidth: bool = False,
+        entrance: Entrance | None = None,
+        name: str | None = None,
+        pointer: str | None = None,
         retained: bool,
     ) -> None:
         super().__init__(scope, construct_id)
         stack = Stack.of(self)
+        name = name or stack.stack_name
         self.site, self.weights = site, weights
         self.namespace = namespace = f"Isomorph/{slug}"
         self.log_group = logs.LogGroup(
@@ -119,7 +126,7 @@ class DecodeFleet(Construct):
             statements=statements,
         )
         self.security_group = _node_security_group(self, site)
-        self.door = FrontDoor(
+        self.door: Entrance = entrance or FrontDoor(
             self,
             "FrontDoor",
             site=site,
@@ -138,7 +145,7 @@ class DecodeFleet(Construct):
             weights=weights,
             door=self.door,
             metric_namespace=namespace,
-            fleet=stack.stack_name,
+            fleet=name,
             drain_seconds=server.deadline_s + 60,
         )
         self.group.launch(
@@ -146,14 +153,14 @@ class DecodeFleet(Construct):
             security_group=self.security_group,
             user_data=render_user_data(
                 region=stack.region,
-                pointer=weights.value,
+                pointer=pointer or weights.value,
                 stack=stack.stack_name,
                 resource=self.group.logical_id,
                 code=(code.url, code.sha256),
                 wheelhouse=(wheelhouse.url, wheelhouse.sha256),
                 settings={
                     "ISOMORPH_SLUG": slug,
-                    "ISOMORPH_FLEET": stack.stack_name,
+                    "ISOMORPH_FLEET": name,
                     **server.settings(),
                     "ISOMORPH_METRIC_NAMESPACE": namespace,
                     "ISOMORPH_LOG_GROUP": self.log_group.log_group_name,
@@ -170,7 +177,7 @@ class DecodeFleet(Construct):
             group=self.group,
             weights=weights,
             metric_namespace=namespace,
-            fleet=stack.stack_name,
+            fleet=name,
             limits=limits,
             queue=server.queue,
             topic=site.alarm_topic,

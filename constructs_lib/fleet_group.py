@@ -14,9 +14,34 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
-from constructs_lib.front_door import FrontDoor
+from constructs_lib.front_door import Entrance
 from constructs_lib.site import Site
 from constructs_lib.weights import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """A machine image.
+
+    Args:
+        disk: Device of its root volume.
+        parameter: SSM parameter of AWS that names its newest version; left out, Amazon Linux 2023.
+        least_gib: The size of its own volume, which a node's may not be below.
+    """
+
+    disk: str
+    parameter: str | None = None
+    least_gib: int = 8
+
+
+AMAZON_LINUX = Image(disk="/dev/xvda")
+# https://awsdocs-neuron.readthedocs-hosted.com/en/latest/deploy/environments/dlami.html: Amazon
+# Linux 2023 is too old for torch 2.9, so Neuron's image with it is Ubuntu's.
+NEURON = Image(
+    disk="/dev/sda1",
+    parameter="/aws/service/neuron/dlami/pytorch-2.9/ubuntu-24.04/latest/image_id",
+    least_gib=100,
+)
 
 LAUNCH_HOOK, DRAIN_HOOK = "launch", "drain"
 _LAUNCHING = "autoscaling:EC2_INSTANCE_LAUNCHING"
@@ -49,6 +74,7 @@ class Machines:
         warm_pool: Stopped nodes, set up and ready to start; 0 for none.
         requests_in_flight_target: Requests in flight per node at which another is added.
         boot_minutes: How long a node may take from launch to its first healthy answer.
+        image: Amazon Linux, or Ubuntu with Neuron's driver and libraries.
     """
 
     instance_type: str
@@ -58,6 +84,7 @@ class Machines:
     warm_pool: int
     requests_in_flight_target: int
     boot_minutes: int
+    image: Image = AMAZON_LINUX
 
 
 class FleetGroup(Construct):
@@ -84,11 +111,16 @@ class FleetGroup(Construct):
         site: Site,
         machines: Machines,
         weights: Weights,
-        door: FrontDoor,
+        door: Entrance,
         metric_namespace: str,
         fleet: str,
         drain_seconds: int,
     ) -> None:
+        if machines.volume_gib < machines.image.least_gib:
+            raise ValueError(
+                f"got volume_gib={machines.volume_gib}; the machine image's own disk has "
+                f"{machines.image.least_gib} GiB, and a node's must be at least as large"
+            )
         super().__init__(scope, construct_id)
         self._site, self.machines = site, machines
         boot_seconds = machines.boot_minutes * 60
@@ -119,7 +151,7 @@ class FleetGroup(Construct):
                 _hook(DRAIN_HOOK, _TERMINATING, drain_seconds, "CONTINUE"),
             ],
         )
-        self._group.node.add_dependency(door.listener)
+        self._group.node.add_dependency(door.attachment)
         self._roll_out(weights)
         self._scale(metric_namespace, fleet)
         self._keep_warm(weights)
@@ -147,8 +179,9 @@ class FleetGroup(Construct):
         self, *, role: iam.IRole, security_group: ec2.ISecurityGroup, user_data: str
     ) -> None:
         """Say what the group launches. Separate, as the user data has the group's id in it."""
+        image = self.machines.image
         disk = ec2.BlockDevice(
-            device_name="/dev/xvda",
+            device_name=image.disk,
             volume=ec2.BlockDeviceVolume.ebs(
                 self.machines.volume_gib,
                 encrypted=True,
@@ -160,7 +193,9 @@ class FleetGroup(Construct):
             self,
             "LaunchTemplate",
             instance_type=ec2.InstanceType(self.machines.instance_type),
-            machine_image=ec2.MachineImage.latest_amazon_linux2023(),
+            machine_image=ec2.MachineImage.from_ssm_parameter(image.parameter)
+            if image.parameter
+            else ec2.MachineImage.latest_amazon_linux2023(),
             role=role,
             security_group=security_group,
             user_data=ec2.UserData.custom(user_data),

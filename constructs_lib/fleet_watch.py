@@ -10,7 +10,7 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from constructs_lib.fleet_group import FleetGroup
-from constructs_lib.front_door import FrontDoor
+from constructs_lib.front_door import Entrance
 from constructs_lib.weights import Weights
 
 _MINUTE = Duration.minutes(1)
@@ -48,7 +48,7 @@ class FleetWatch(Construct):
         scope: Construct,
         construct_id: str,
         *,
-        door: FrontDoor,
+        door: Entrance,
         group: FleetGroup,
         weights: Weights,
         metric_namespace: str,
@@ -64,7 +64,7 @@ class FleetWatch(Construct):
         balancer, targets = door.balancer.metrics, door.targets.metrics
         healthy = targets.healthy_host_count(statistic="Minimum", period=_MINUTE)
         latency = targets.target_response_time(statistic="p99", period=_MINUTE)
-        requests = balancer.request_count(period=_MINUTE)
+        requests = door.request_count(_MINUTE)
         failed = targets.http_code_target(elb.HttpCodeTarget.TARGET_5XX_COUNT, period=_MINUTE)
         refused = balancer.http_code_elb(elb.HttpCodeElb.ELB_5XX_COUNT, period=_MINUTE)
         nodes = cloudwatch.Metric(

@@ -29,6 +29,7 @@ class PrivateVpc(Construct):
     """
 
     CIDR = "10.0.0.0/16"
+    PRIVATE_MASK = 19  # 8,192 addresses in each zone
 
     def __init__(
         self,
@@ -101,7 +102,9 @@ def _subnets(*, public: bool) -> list[ec2.SubnetConfiguration]:
     """Return the subnets of a zone. Public ones come last: adding them moves no other's range."""
     private = ec2.SubnetType.PRIVATE_WITH_EGRESS if public else ec2.SubnetType.PRIVATE_ISOLATED
     subnets = [
-        ec2.SubnetConfiguration(name="private", subnet_type=private, cidr_mask=19),
+        ec2.SubnetConfiguration(
+            name="private", subnet_type=private, cidr_mask=PrivateVpc.PRIVATE_MASK
+        ),
         ec2.SubnetConfiguration(
             name="isolated", subnet_type=ec2.SubnetType.PRIVATE_ISOLATED, cidr_mask=22
         ),

@@ -18,9 +18,14 @@ COMMANDS = {
     "destroy": "Remove what an environment deployed.",
     "status": "What is deployed in an environment, and how it fares.",
     "run": "Ask a deployed innovation.",
+    "start": "Start a training run on a deployed cluster.",
+    "logs": "What a training run prints.",
+    "stop": "Stop a training run; it saves a checkpoint first.",
+    "plans": "Training plans: capacity that is bought ahead.",
     "refresh": "Replace a fleet's machines, a part at a time.",
     "weights": "Weights in the model bucket.",
     "wheelhouses": "Download what nodes install, before synthesis.",
+    "compile": "Graphs of a model for an accelerator.",
     "bench": "Measurements beside a named peer or limit.",
     "map": "The map of innovations and services, in Mermaid.",
 }
@@ -49,7 +54,7 @@ class Lazy(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-KEYWORDS = {"list", "map"}  # names that Python itself uses
+KEYWORDS = {"compile", "list", "map"}  # names that Python itself uses
 
 
 @click.group(cls=Lazy)

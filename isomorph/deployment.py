@@ -9,14 +9,17 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from config import EnvironmentConfig, Override
 from isomorph import cdk, function_libraries, output, wheelhouse
-from isomorph.environments import Environment
+from isomorph.environments import Environment, slug_of
 from isomorph.errors import UserError
 from isomorph.paths import state
 from model_code.common import weights
 from model_code.common.errors import WeightsError
 from stacks.base import weights_parameter
+from stacks.moe import MoeSettings
+from stacks.moe_training_settings import MoeTrainingSettings
+from stacks.moe_training_told import engine_of
 from stacks.registry import environments, selected
-from stacks.wheelhouse import FOLDER, function_libraries_name, wheelhouse_name
+from stacks.wheelhouse import FOLDER, TRAIN, function_libraries_name, wheelhouse_name
 
 
 @runtime_checkable
@@ -43,15 +46,15 @@ class WithFunction(Protocol):
 
 def deploy(
     environment: Environment,
-    slug: str,
+    stack: str,
     *,
     assembly: Path | None = None,
     context: Mapping[str, str] | None = None,
 ) -> None:
     """Deploy one stack of an environment with the CDK CLI, and what it needs."""
-    alone = {} if slug == "foundation" else {"slugs": slug}
+    alone = {} if stack == "foundation" else {"slugs": slug_of(stack)}
     cdk.deploy(
-        [f"{environment.name}/{slug}"],
+        [f"{environment.name}/{stack}"],
         assembly=assembly,
         context={"env": environment.name, **alone, **(context or {})},
         environment=environment.variables,
@@ -70,16 +73,36 @@ def ensure_wheelhouses(
             continue
         if isinstance(settings, WithFunction):
             paths.append(_ensure_function_libraries(slug, settings.function))
-        if not isinstance(settings, OnNodes):
-            continue
-        engine, python = settings.engine, settings.python
-        path = FOLDER / wheelhouse_name(slug, python, engine)
-        if not path.is_file():
-            with output.step(f"download the wheels of {slug} for {engine}, Python {python}") as n:
-                wheelhouse.build(slug, engine=engine, python=python, path=path)
-                n.append(f"{path.stat().st_size / 2**20:.0f} MiB")
-        paths.append(path)
+        if isinstance(settings, MoeSettings) and settings.training:
+            paths += _ensure_training_wheels(slug, settings.training)
+        if isinstance(settings, MoeSettings) and settings.serving:
+            wanted = sorted(settings.serving.wheels())
+            paths += [_ensure_wheels(slug, python, engine) for python, engine in wanted]
+        if isinstance(settings, OnNodes):
+            paths.append(_ensure_wheels(slug, settings.python, settings.engine))
     return paths
+
+
+def _ensure_wheels(slug: str, python: str, engine: str) -> Path:
+    path = FOLDER / wheelhouse_name(slug, python, engine)
+    if not path.is_file():
+        with output.step(f"download the wheels of {slug} for {engine}, Python {python}") as notes:
+            wheelhouse.build(slug, engine=engine, python=python, path=path)
+            notes.append(f"{path.stat().st_size / 2**20:.0f} MiB")
+    return path
+
+
+def _ensure_training_wheels(slug: str, training: MoeTrainingSettings) -> list[Path]:
+    engine, python = engine_of(training), training.python
+    if engine is None:
+        return []
+    path = FOLDER / wheelhouse_name(slug, python, engine, TRAIN)
+    if not path.is_file():
+        what = f"download the wheels that {slug} trains with, for {engine}, Python {python}"
+        with output.step(what) as notes:
+            wheelhouse.build(slug, engine=engine, python=python, path=path, target=TRAIN)
+            notes.append(f"{path.stat().st_size / 2**20:.0f} MiB")
+    return [path]
 
 
 def _ensure_function_libraries(slug: str, function: OfFunction) -> Path:
@@ -122,15 +145,33 @@ def push_weights(environment: Environment, slug: str, folder: Path) -> str:
     return pushed
 
 
-def wait_until_served(environment: Environment, slug: str, *, seconds: float = 120) -> list[str]:
-    """Wait until as many machines of a fleet are in service as it wants, and return their ids.
+def fleets(outputs: Mapping[str, str]) -> dict[str, str]:
+    """Return the Auto Scaling groups that a stack put out, by the names of its fleets."""
+    if "Fleets" in outputs:
+        pairs = [each.partition("=") for each in outputs["Fleets"].split(",")]
+        return {name: group for name, _, group in pairs}
+    return {"fleet": outputs["Fleet"]} if "Fleet" in outputs else {}
+
+
+def wait_until_served(environment: Environment, stack: str, *, seconds: float = 120) -> list[str]:
+    """Wait until as many machines of each fleet are in service as it wants, and return their ids.
 
     Raises:
         UserError: not in time, or a machine that gave up; the message has the machine's own words.
     """
-    group = environment.outputs(slug)["Fleet"]
-    client = environment.client("autoscaling")
+    groups = fleets(environment.outputs(stack)).values()
     deadline = time.monotonic() + seconds
+    return [
+        machine
+        for group in groups
+        for machine in _wait_for(environment, stack, group, deadline, seconds)
+    ]
+
+
+def _wait_for(
+    environment: Environment, stack: str, group: str, deadline: float, seconds: float
+) -> list[str]:
+    client = environment.client("autoscaling")
     while True:
         with environment.aws_errors():
             [fleet] = client.describe_auto_scaling_groups(AutoScalingGroupNames=[group])[
@@ -145,7 +186,7 @@ def wait_until_served(environment: Environment, slug: str, *, seconds: float = 1
             return served
         if time.monotonic() > deadline:
             raise UserError(
-                f"{environment.stack(slug)}: {len(served)} of {fleet['DesiredCapacity']} machines "
+                f"{environment.stack(stack)}: {len(served)} of {fleet['DesiredCapacity']} machines "
                 f"serve after {seconds:.0f} s; {machines_say(environment, group)}"
             )
         time.sleep(0.25)

@@ -47,23 +47,23 @@ def lock(wheels: list[Path]) -> str:
     return "\n".join(sorted(rows)) + "\n"
 
 
-def build(slug: str, *, engine: str, python: str, path: Path) -> None:
+def build(slug: str, *, engine: str, python: str, path: Path, target: str = "serve") -> None:
     """Download the wheels of one target and put them into the zip `path`, whole or not at all.
 
     Raises:
         UserError: no network, no wheel for the target, a wrong hash, or a full disk.
     """
-    serve = ROOT / "model_code" / slug / "serve"
+    folder = ROOT / "model_code" / slug / target
     options = target_options(python)
     with packages.scratch(path.parent) as scratch:
         packages.need_space(scratch, 3 * 10**8 if engine != "native" else 10**9, "a wheelhouse")
-        locked = (serve / "requirements.txt").read_text()
+        locked = (folder / "requirements.txt").read_text()
         wheels = packages.download(locked, scratch, options=["--require-hashes", *options])
         extra = ""
         if engine == "native":
             native = scratch / "native"
             native.mkdir()
-            wanted = prefer_cpu((serve / "requirements-native.in").read_text())
+            wanted = prefer_cpu((folder / "requirements-native.in").read_text())
             own = packages.download(wanted, native, options=options)
             here = {wheel.name.split("-")[0] for wheel in wheels}
             own = [wheel for wheel in own if wheel.name.split("-")[0] not in here]

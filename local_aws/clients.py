@@ -32,4 +32,6 @@ def client(service: str, endpoint: str, account: str, region: str) -> Any:
 def is_gone(error: ClientError) -> bool:
     """Tell whether a service said that there is no such thing (any more)."""
     code = error.response.get("Error", {}).get("Code", "")
-    return code == "404" or "NotFound" in code or "NoSuch" in code or "does not exist" in str(error)
+    told = str(error)
+    gone = "does not exist" in told or "Could not find" in told
+    return gone or code == "404" or "NotFound" in code or "NoSuch" in code

@@ -14,10 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from local_aws.caches.server import kill_leftovers as kill_servers
+from local_aws.endpoints.container import kill_leftovers as kill_containers
 from local_aws.errors import EmulatorError
 from local_aws.machines.machine import AWS_CLI, kill_leftovers
 from local_aws.processes import command, listener, port_is_free, started
-from local_aws.settings import ACCOUNT, FUNCTIONS, MACHINES, REGION, Settings
+from local_aws.settings import (
+    ACCOUNT,
+    ENDPOINTS,
+    FUNCTIONS,
+    MACHINES,
+    NODES,
+    PLUGIN,
+    REGION,
+    Settings,
+)
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 15.0
@@ -59,9 +69,21 @@ class Running:
             found: list[dict[str, Any]] = json.load(answer)
             return found
 
+    def containers(self) -> list[dict[str, Any]]:
+        """Return every container of an endpoint."""
+        with _DIRECT.open(f"{self.endpoint}{ENDPOINTS}", timeout=10) as answer:
+            found: list[dict[str, Any]] = json.load(answer)
+            return found
+
     def functions(self) -> list[dict[str, Any]]:
         """Return every execution environment of a function."""
         with _DIRECT.open(f"{self.endpoint}{FUNCTIONS}", timeout=10) as answer:
+            found: list[dict[str, Any]] = json.load(answer)
+            return found
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return every node of a cluster."""
+        with _DIRECT.open(f"{self.endpoint}{NODES}", timeout=10) as answer:
             found: list[dict[str, Any]] = json.load(answer)
             return found
 
@@ -155,6 +177,8 @@ def environment(
         "CDK_HOME": str(running.state_dir / "cdk"),
         "CDK_DISABLE_VERSION_CHECK": "1",
         "CDK_VALIDATION": "false",
+        # The AWS CLI starts it for `ssm start-session`: the one that this embedded AWS understands.
+        "PATH": os.pathsep.join([str(PLUGIN.parent), os.environ.get("PATH", os.defpath)]),
     }
 
 
@@ -211,6 +235,8 @@ def _remove_state(settings: Settings) -> None:
     held = [entry.name for entry in folder.iterdir()]
     if held and not set(_OURS) & set(held):
         raise EmulatorError(f"{folder} holds other files than the embedded AWS's: choose another")
-    kill_leftovers(settings.instances_dir)
+    for machines in (settings.instances_dir, *settings.clusters_dir.glob("*/")):
+        kill_leftovers(machines)
     kill_servers(settings.caches_dir)
+    kill_containers(settings.endpoints_dir)
     shutil.rmtree(folder, ignore_errors=True)

@@ -114,6 +114,11 @@ def _log_group(clients: Clients, name: str, _: Properties) -> object:
     return any(group["logGroupName"] == name for group in found)
 
 
+def _metric_filter(clients: Clients, name: str, _: Properties) -> object:
+    found = clients("logs").describe_metric_filters()
+    return any(each["filterName"] == name for each in found["metricFilters"])
+
+
 def _queue_policy(clients: Clients, _: str, properties: Properties) -> object:
     """Nor has a queue's policy."""
     return all(
@@ -152,11 +157,40 @@ def _permission(clients: Clients, _: str, properties: Properties) -> object:
     return {"Service": properties["Principal"]} in callers
 
 
+def _cluster(clients: Clients, name: str, _: Properties) -> object:
+    return clients("sagemaker").describe_cluster(ClusterName=name)["ClusterStatus"] == "InService"
+
+
 def _rotation(clients: Clients, secret: str, _: Properties) -> object:
     return clients("secretsmanager").describe_secret(SecretId=secret).get("RotationEnabled")
 
 
+def _sagemaker(kind: str) -> See:
+    def see(clients: Clients, arn: str, _: Properties) -> object:
+        describe = getattr(clients("sagemaker"), f"describe_{kind}")
+        name = "".join(word.capitalize() for word in kind.split("_")) + "Name"
+        return describe(**{name: arn.rpartition("/")[2]})
+
+    return see
+
+
+def _scalable_target(clients: Clients, name: str, _: Properties) -> object:
+    resource, _dimension, namespace = name.split("|")
+    return clients("application-autoscaling").describe_scalable_targets(
+        ServiceNamespace=namespace, ResourceIds=[resource]
+    )["ScalableTargets"]
+
+
+def _tracking_policy(clients: Clients, arn: str, _: Properties) -> object:
+    found = clients("application-autoscaling").describe_scaling_policies(
+        ServiceNamespace="sagemaker"
+    )["ScalingPolicies"]
+    return any(policy["PolicyARN"] == arn for policy in found)
+
+
 DESCRIBE: dict[str, See] = {
+    "AWS::ApplicationAutoScaling::ScalableTarget": _scalable_target,
+    "AWS::ApplicationAutoScaling::ScalingPolicy": _tracking_policy,
     "AWS::AutoScaling::AutoScalingGroup": _group,
     "AWS::AutoScaling::LifecycleHook": _hook,
     "AWS::AutoScaling::ScalingPolicy": _scaling_policy,
@@ -209,12 +243,21 @@ DESCRIBE: dict[str, See] = {
     "AWS::ElasticLoadBalancingV2::Listener": lambda clients, name, _: clients(
         "elbv2"
     ).describe_listeners(ListenerArns=[name])["Listeners"],
+    "AWS::ElasticLoadBalancingV2::ListenerRule": lambda clients, name, _: clients(
+        "elbv2"
+    ).describe_rules(RuleArns=[name])["Rules"],
     "AWS::ElasticLoadBalancingV2::LoadBalancer": lambda clients, name, _: clients(
         "elbv2"
     ).describe_load_balancers(LoadBalancerArns=[name])["LoadBalancers"],
     "AWS::ElasticLoadBalancingV2::TargetGroup": lambda clients, name, _: clients(
         "elbv2"
     ).describe_target_groups(TargetGroupArns=[name])["TargetGroups"],
+    "AWS::FSx::DataRepositoryAssociation": lambda clients, name, _: clients(
+        "fsx"
+    ).describe_data_repository_associations(AssociationIds=[name])["Associations"],
+    "AWS::FSx::FileSystem": lambda clients, name, _: clients("fsx").describe_file_systems(
+        FileSystemIds=[name]
+    )["FileSystems"],
     "AWS::IAM::InstanceProfile": lambda clients, name, _: clients("iam").get_instance_profile(
         InstanceProfileName=name.rpartition("/")[2]
     ),
@@ -231,6 +274,7 @@ DESCRIBE: dict[str, See] = {
         FunctionName=name
     ),
     "AWS::Logs::LogGroup": _log_group,
+    "AWS::Logs::MetricFilter": _metric_filter,
     "AWS::S3::Bucket": lambda clients, name, _: clients("s3").head_bucket(Bucket=name),
     "AWS::S3::BucketPolicy": lambda clients, name, _: clients("s3").get_bucket_policy(
         Bucket=name.removesuffix("-policy")
@@ -238,6 +282,10 @@ DESCRIBE: dict[str, See] = {
     "AWS::SNS::Subscription": _subscription,
     "AWS::SNS::Topic": lambda clients, name, _: clients("sns").get_topic_attributes(TopicArn=name),
     "AWS::SNS::TopicPolicy": _topic_policy,
+    "AWS::SageMaker::Cluster": _cluster,
+    "AWS::SageMaker::Endpoint": _sagemaker("endpoint"),
+    "AWS::SageMaker::EndpointConfig": _sagemaker("endpoint_config"),
+    "AWS::SageMaker::Model": _sagemaker("model"),
     "AWS::SecretsManager::RotationSchedule": _rotation,
     "AWS::SecretsManager::Secret": lambda clients, name, _: (
         "DeletedDate" not in clients("secretsmanager").describe_secret(SecretId=name)

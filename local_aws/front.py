@@ -9,13 +9,16 @@ import ministack.app
 from ministack.core.responses import set_request_account_id, set_request_region
 from ministack.services import alb
 
+from local_aws.clusters.runner import Clusters
+from local_aws.clusters.sessions import Sessions
+from local_aws.endpoints.runner import EndpointRunner
 from local_aws.functions.runner import FunctionRunner
 from local_aws.functions.urls import FunctionUrls
 from local_aws.machines.imds import PREFIX as IMDS
 from local_aws.machines.imds import Imds
 from local_aws.machines.member import Member
 from local_aws.machines.runner import Runner
-from local_aws.settings import FUNCTIONS, MACHINES
+from local_aws.settings import ENDPOINTS, FUNCTIONS, MACHINES, NODES, SESSIONS
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -25,8 +28,16 @@ Send = Callable[[Message], Awaitable[None]]
 class Front:
     """The ASGI application."""
 
-    def __init__(self, runner: Runner, functions: FunctionRunner) -> None:
-        self._runner, self._functions = runner, functions
+    def __init__(
+        self,
+        runner: Runner,
+        functions: FunctionRunner,
+        endpoints: EndpointRunner,
+        clusters: Clusters,
+        sessions: Sessions,
+    ) -> None:
+        self._runner, self._functions, self._endpoints = runner, functions, endpoints
+        self._clusters, self._sessions = clusters, sessions
         self._urls = FunctionUrls(functions)
         self._imds = Imds(runner)
 
@@ -42,6 +53,17 @@ class Front:
             if path == FUNCTIONS:
                 body = json.dumps(self._functions.describe()).encode()
                 await _send(send, 200, body, "application/json")
+                return
+            if path == ENDPOINTS:
+                body = json.dumps(self._endpoints.describe()).encode()
+                await _send(send, 200, body, "application/json")
+                return
+            if path == NODES:
+                body = json.dumps(self._clusters.describe()).encode()
+                await _send(send, 200, body, "application/json")
+                return
+            if path.startswith(SESSIONS):
+                await self._sessions.stream(path, headers, send)
                 return
             if path.startswith(IMDS):
                 status, body = self._imds.answer(scope["method"], path, headers)

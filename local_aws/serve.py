@@ -8,6 +8,7 @@ import signal
 import sys
 
 from local_aws.caches.server import kill_leftovers as kill_servers
+from local_aws.endpoints.container import kill_leftovers as kill_containers
 from local_aws.machines.machine import kill_leftovers
 from local_aws.settings import ACCOUNT, HOST, REGION, Settings
 
@@ -36,13 +37,19 @@ def serve(settings: Settings) -> None:
 
     from local_aws.behind import put_moto_behind
     from local_aws.caches.runner import Caches
+    from local_aws.clusters.api import answer_for_clusters
+    from local_aws.clusters.filesystems import FileSystems
+    from local_aws.clusters.runner import Clusters
+    from local_aws.clusters.sessions import Sessions
+    from local_aws.endpoints.api import EndpointsApi
+    from local_aws.endpoints.runner import EndpointRunner
     from local_aws.front import Front
     from local_aws.functions.runner import FunctionRunner
     from local_aws.givens import give_s3_its_key, publish_images
     from local_aws.machines.autoscaling import AutoScalingApi, scopes
     from local_aws.machines.loadbalancing import LoadBalancing
     from local_aws.machines.runner import Runner
-    from local_aws.resources import register_all
+    from local_aws.resources import Runners, register_all
     from local_aws.resources.table import Aws
 
     clear(settings)
@@ -58,12 +65,23 @@ def serve(settings: Settings) -> None:
         endpoint=settings.endpoint, folder=settings.functions_dir, variables=trust
     )
     functions.install()
+    endpoints = EndpointRunner(
+        endpoint=settings.endpoint, folder=settings.endpoints_dir, variables=trust
+    )
+    file_systems = FileSystems(settings.endpoint, settings.filesystems_dir)
+    clusters = Clusters(settings.endpoint, settings.clusters_dir, file_systems, trust)
+    sessions = Sessions(settings.endpoint, clusters)
     AutoScalingApi(runner).install()
     LoadBalancing(runner).install()
     put_moto_behind()
+    EndpointsApi(endpoints).install()
     publish_images()
     give_s3_its_key()
-    register_all(Aws(settings.endpoint), runner, functions, caches)
+    answer_for_clusters(clusters, sessions, file_systems)
+    register_all(
+        Aws(settings.endpoint),
+        Runners(runner, functions, caches, clusters, file_systems, endpoints),
+    )
 
     config = Config()
     config.bind = [f"{HOST}:{settings.port}"]
@@ -75,9 +93,12 @@ def serve(settings: Settings) -> None:
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        await hypercorn(Front(runner, functions), config, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
+        front = Front(runner, functions, endpoints, clusters, sessions)
+        await hypercorn(front, config, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
 
     runner.start()
+    file_systems.start()
+    endpoints.start()
     code = 0
     try:
         asyncio.run(main())
@@ -87,7 +108,10 @@ def serve(settings: Settings) -> None:
     finally:
         runner.stop()
         functions.stop()
+        endpoints.stop()
         caches.stop()
+        clusters.stop()
+        file_systems.stop()
         clear(settings)
         sys.stderr.flush()
         # A thread that waits for something in the control plane must not keep the process alive.
@@ -96,7 +120,12 @@ def serve(settings: Settings) -> None:
 
 def clear(settings: Settings) -> None:
     """Remove all machines and caches, also those of an embedded AWS that was killed here."""
-    kill_leftovers(settings.instances_dir)
+    for machines in (settings.instances_dir, *settings.clusters_dir.glob("*/")):
+        kill_leftovers(machines)
     kill_servers(settings.caches_dir)
-    for folder in (settings.instances_dir, settings.functions_dir, settings.caches_dir):
+    kill_containers(settings.endpoints_dir)
+    for folder in (
+        *(settings.instances_dir, settings.functions_dir, settings.caches_dir),
+        *(settings.clusters_dir, settings.filesystems_dir, settings.endpoints_dir),
+    ):
         shutil.rmtree(folder, ignore_errors=True)

@@ -7,7 +7,12 @@ HOST = "127.0.0.1"
 ACCOUNT = "000000000000"
 REGION = "us-east-1"
 MACHINES = "/_isomorph/machines"  # the path that lists them
+ENDPOINTS = "/_isomorph/endpoints"  # the path that lists containers of endpoints
 FUNCTIONS = "/_isomorph/functions"  # the path that lists execution environments of functions
+# What the AWS CLI starts for a session.
+PLUGIN = Path(__file__).parent / "clusters" / "plugin" / "session-manager-plugin"
+NODES = "/_isomorph/nodes"  # the path that lists nodes of clusters
+SESSIONS = "/_isomorph/sessions/"  # ... that streams what a session's command prints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,3 +56,18 @@ class Settings:
     def functions_dir(self) -> Path:
         """The folder with one folder for each execution environment of a function."""
         return self.state_dir / "functions"
+
+    @property
+    def endpoints_dir(self) -> Path:
+        """The folder with the containers of endpoints, and what stands for their image."""
+        return self.state_dir / "endpoints"
+
+    @property
+    def clusters_dir(self) -> Path:
+        """The folder with one folder for each cluster, and one for each of its nodes in it."""
+        return self.state_dir / "clusters"
+
+    @property
+    def filesystems_dir(self) -> Path:
+        """The folder with one folder for each FSx file system."""
+        return self.state_dir / "filesystems"

@@ -40,19 +40,23 @@ class Base:
 
     Args:
         environment: Name of the environment.
+        lifecycle_bucket: Name of the bucket of lifecycle scripts, as synthesis must know it.
         cidr: Addresses of the VPC; a literal, as security checks cannot read an import.
         availability_zones: Zones of its subnets.
         s3_prefix_list: Id of the region's managed prefix list for S3.
         retained: Whether data outlives its stack.
+        email: Hears of overspending, if anybody does.
         wheelhouses: Folder of the built wheels.
     """
 
     environment: str
+    lifecycle_bucket: str
     cidr: str
     availability_zones: Sequence[str]
     s3_prefix_list: str
     retained: bool
     wheelhouses: Path
+    email: str | None = None
 
     def site(self, scope: Construct) -> Site:
         """Return network, keys and sinks as handles inside of `scope`."""
@@ -93,6 +97,15 @@ class Base:
     def model_bucket(self, scope: Construct) -> tuple[s3.IBucket, kms.IKey]:
         """Return the bucket of the weights, and the key that encrypts it."""
         bucket = s3.Bucket.from_bucket_name(scope, "Models", self._value("ModelBucket"))
+        return bucket, self._key(scope, "ModelKeyArn")
+
+    def training_bucket(self, scope: Construct) -> s3.IBucket:
+        """Return the bucket of training data and checkpoints."""
+        return s3.Bucket.from_bucket_name(scope, "Training", self._value("TrainingBucket"))
+
+    def scripts_bucket(self, scope: Construct) -> tuple[s3.IBucket, kms.IKey]:
+        """Return the bucket of lifecycle scripts and code of training, and its key."""
+        bucket = s3.Bucket.from_bucket_name(scope, "Lifecycle", self.lifecycle_bucket)
         return bucket, self._key(scope, "ModelKeyArn")
 
     def _key(self, scope: Construct, output: str) -> kms.IKey:

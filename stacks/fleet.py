@@ -124,18 +124,25 @@ class FleetSettings(InnovationSettings):
         embedded = environment.aws == "embedded"
         if self.python == HOST and not embedded:
             yield "python", "got 'host', which is only for aws: embedded; allowed here: '3.11'"
-        if self.certificate_arn is None:
-            if not embedded:
-                yield (
-                    "certificate_arn",
-                    "missing; add the ARN of an ACM certificate (only aws: embedded has none)",
-                )
-            return
-        match = _CERTIFICATE.fullmatch(self.certificate_arn)
-        partition = regions()[environment.region]
-        wanted = f"arn:{partition}:acm:{environment.region}:{environment.account}:certificate/UUID"
-        if not match or match.groups() != (partition, environment.region, environment.account):
-            yield "certificate_arn", f"got {self.certificate_arn!r}; must be {wanted}"
+        yield from certificate_conflicts(self.certificate_arn, environment)
+
+
+def certificate_conflicts(
+    arn: str | None, environment: EnvironmentConfig
+) -> Iterator[tuple[str, str]]:
+    """Yield why a load balancer's certificate, or its lack, does not fit an environment."""
+    if arn is None:
+        if environment.aws != "embedded":
+            yield (
+                "certificate_arn",
+                "missing; add the ARN of an ACM certificate (only aws: embedded has none)",
+            )
+        return
+    match = _CERTIFICATE.fullmatch(arn)
+    partition = regions()[environment.region]
+    wanted = f"arn:{partition}:acm:{environment.region}:{environment.account}:certificate/UUID"
+    if not match or match.groups() != (partition, environment.region, environment.account):
+        yield "certificate_arn", f"got {arn!r}; must be {wanted}"
 
 
 class LoadedFleetSettings(FleetSettings):
@@ -240,6 +247,13 @@ def _put_out(
 ) -> None:
     CfnOutput(stack, "Endpoint", value=fleet.door.url)
     CfnOutput(stack, "Fleet", value=fleet.group.name)
+    put_out_weights(stack, slug, weights, engine=engine, environment=environment)
+
+
+def put_out_weights(
+    stack: Stack, slug: str, weights: Weights, *, engine: str, environment: str
+) -> None:
+    """Put out what decodes, and which weights: or the command that pushes some."""
     CfnOutput(stack, "Engine", value=engine)
     push = f"isomorph weights push {environment} {slug} FOLDER"
     missing = f"none yet: run `{push}`, then deploy again"

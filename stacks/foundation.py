@@ -15,8 +15,10 @@ from constructs_lib import (
     AccessLogBucket,
     DataBucket,
     DataKey,
+    LifecycleBucket,
     MonthlyBudget,
     PrivateVpc,
+    lifecycle_bucket_name,
 )
 from stacks.base import export_name, weights_parameter
 
@@ -55,6 +57,7 @@ class Foundation(Stack):
     def _keys(self) -> None:
         keep = self._retained
         self.model_key = DataKey(self, "ModelKey", description="models, artifacts", retained=keep)
+        self.model_key.allow_lustre_links()
         self.volume_key = DataKey(self, "VolumeKey", description="disks of nodes", retained=keep)
         self.volume_key.allow_auto_scaling_volumes()
         self.log_key = DataKey(self, "LogKey", description="logs, alarms", retained=keep)
@@ -77,6 +80,17 @@ class Foundation(Stack):
         self.artifacts = DataBucket(
             self, "Artifacts", key=self.model_key, access_logs=self.access_logs, retained=keep
         )
+        self.training = DataBucket(
+            self, "Training", key=self.model_key, access_logs=self.access_logs, retained=keep
+        )
+        self.lifecycle = LifecycleBucket(
+            self,
+            "Lifecycle",
+            name=lifecycle_bucket_name(self._environment.name, self.account, self.region),
+            key=self.model_key,
+            access_logs=self.access_logs,
+            retained=keep,
+        )
 
     def _network(self) -> None:
         self.network = PrivateVpc(
@@ -93,15 +107,21 @@ class Foundation(Stack):
         """Return what passes the S3 endpoint: our buckets, our assets, the nodes' packages."""
         assets = f"cdk-{self.synthesizer.bootstrap_qualifier}-assets-{self.account}-{self.region}"
         packages = f"al2023-repos-{self.region}-de612dc2"  # the same suffix in every region
+        layers = f"prod-{self.region}-starport-layer-bucket"  # of container images in ECR
         arn = f"arn:{self.partition}:s3:::"
-        ours = [self.models, self.artifacts]
+        ours = [self.models, self.artifacts, self.training]
         return [
             _anyone(
                 ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:ListBucket"],
                 *(bucket.bucket_arn for bucket in ours),
                 *(bucket.arn_for_objects("*") for bucket in ours),
             ),
-            _anyone(["s3:GetObject"], f"{arn}{assets}/*", f"{arn}{packages}/*"),
+            _anyone(["s3:GetObject"], f"{arn}{assets}/*", f"{arn}{packages}/*", f"{arn}{layers}/*"),
+            _anyone(
+                ["s3:GetObject", "s3:ListBucket"],
+                self.lifecycle.bucket_arn,
+                self.lifecycle.arn_for_objects("*"),
+            ),
         ]
 
     def _alarms(self) -> None:
@@ -134,6 +154,8 @@ class Foundation(Stack):
         values = {
             "ModelBucket": self.models.bucket_name,
             "ArtifactBucket": self.artifacts.bucket_name,
+            "TrainingBucket": self.training.bucket_name,
+            "LifecycleBucket": self.lifecycle.bucket_name,
             "AccessLogBucket": self.access_logs.bucket_name,
             "ModelKeyArn": self.model_key.key_arn,
             "VolumeKeyArn": self.volume_key.key_arn,

@@ -1,9 +1,9 @@
 """What an innovation, a claim and a node of the map are. Standard library only: quick to import."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 STACKS = Path(__file__).parent
 
@@ -123,6 +123,15 @@ class Innovation:
     def stack_ids(self) -> tuple[str, ...]:
         """The ids of its stacks, there or planned."""
         return self.stacks or (self.slug,)
+
+    def stacks_of(self, section: Mapping[str, Any]) -> list[str]:
+        """Return the ids of the stacks that a section of an environment file asks for.
+
+        A stack named SLUG-PART is there if the section has PART; `InnovationSettings.wants` says
+        the same of checked settings.
+        """
+        parts = {stack: stack.removeprefix(f"{self.slug}-") for stack in self.stack_ids}
+        return [stack for stack, part in parts.items() if part == stack or section.get(part)]
 
     @property
     def status(self) -> Status:

@@ -17,11 +17,21 @@ from config import (
     innovation_settings,
     load_environments,
 )
-from constructs_lib import DecodeFleet, LatentCache, WindowFunction
+from constructs_lib import (
+    DecodeFleet,
+    ExpertPools,
+    HyperPodCluster,
+    InferentiaEndpoint,
+    LatentCache,
+    WindowFunction,
+)
 from stacks.gqa import GqaSettings, GqaStack
 from stacks.innovation import Innovation
-from stacks.map_data import GQA, INNOVATIONS, MLA, SLIDING_WINDOW
+from stacks.map_data import GQA, INNOVATIONS, MLA, MOE, SLIDING_WINDOW
 from stacks.mla import MlaSettings, MlaStack
+from stacks.moe import MoeSettings
+from stacks.moe_serving import MoeServingStack
+from stacks.moe_training import MoeTrainingStack
 from stacks.sliding_window import SlidingWindowSettings, SlidingWindowStack
 
 # Called with scope, id, settings and base.
@@ -46,6 +56,12 @@ class Deployable:
 
 
 DEPLOYABLE: tuple[Deployable, ...] = (
+    Deployable(
+        MOE,
+        MoeSettings,
+        stacks={"moe-training": MoeTrainingStack, "moe-serving": MoeServingStack},
+        constructs=(HyperPodCluster, InferentiaEndpoint, ExpertPools),
+    ),
     Deployable(MLA, MlaSettings, stacks={"mla": MlaStack}, constructs=(LatentCache, DecodeFleet)),
     Deployable(GQA, GqaSettings, stacks={"gqa": GqaStack}, constructs=(DecodeFleet,)),
     Deployable(

@@ -6,7 +6,7 @@ import aws_cdk as cdk
 from constructs import Construct
 
 from config import EnvironmentConfig
-from constructs_lib import PrivateVpc
+from constructs_lib import PrivateVpc, lifecycle_bucket_name
 from stacks.base import Base
 from stacks.foundation import Foundation
 from stacks.registry import DEPLOYABLE, selected
@@ -34,14 +34,20 @@ class ToolkitStage(cdk.Stage):
         )
         base = Base(
             environment=environment.name,
+            lifecycle_bucket=lifecycle_bucket_name(
+                environment.name, environment.account, environment.region
+            ),
             cidr=PrivateVpc.CIDR,
             availability_zones=environment.availability_zones,
             s3_prefix_list=environment.s3_prefix_list,
             retained=environment.data == "retained",
             wheelhouses=wheelhouses,
+            email=environment.budget.email,
         )
         for deployable, settings in selected(environment):
-            for name, stack in deployable.stacks.items():
+            wanted = [name for name in deployable.stacks if settings.wants(name)]
+            for name in wanted:
+                stack = deployable.stacks[name]
                 built = stack(self, name, settings=settings, base=base)
                 built.add_stack_dependency(foundation, "imports its exports")
                 _tag(built, {"isomorph:innovation": deployable.innovation.slug})

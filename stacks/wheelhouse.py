@@ -13,6 +13,7 @@ from config import ConfigError
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".isomorph" / "cache" / "wheelhouses"
 HOST = "host"
+SERVE, TRAIN = "serve", "train"  # targets: folders below an innovation's code
 
 
 def python_command(python: str) -> str:
@@ -20,28 +21,39 @@ def python_command(python: str) -> str:
     return "python3" if python == HOST else f"python{python}"
 
 
-def wheelhouse_name(slug: str, python: str, engine: str) -> str:
+def wheelhouse_name(slug: str, python: str, engine: str, target: str = SERVE) -> str:
     """Return the file name of the wheels for one target Python and one engine."""
     if python == HOST:
         python = f"{HOST}{sys.version_info.major}.{sys.version_info.minor}"
     digest = hashlib.sha256()
-    for lock in lock_files(slug, engine):
+    for lock in lock_files(slug, engine, target):
         digest.update(lock.read_bytes())
-    return f"{slug}-{engine}-{python}-{digest.hexdigest()[:12]}.zip"
+    what = slug if target == SERVE else f"{slug}-{target}"
+    return f"{what}-{engine}-{python}-{digest.hexdigest()[:12]}.zip"
 
 
-def lock_files(slug: str, engine: str) -> list[Path]:
+def lock_files(slug: str, engine: str, target: str = SERVE) -> list[Path]:
     """Return the files that say which wheels there must be."""
-    serve = ROOT / "model_code" / slug / "serve"
+    folder = ROOT / "model_code" / slug / target
     names = ["requirements.txt"]
     if engine == "native":
         names.append("requirements-native.in")
-    return [serve / name for name in names]
+    return [folder / name for name in names]
 
 
-def wheelhouse(slug: str, python: str, engine: str, folder: Path = FOLDER) -> Path:
-    """Return the wheels' zip, or say how to build it."""
-    path = folder / wheelhouse_name(slug, python, engine)
+def wheelhouse(
+    slug: str, python: str, engine: str, folder: Path = FOLDER, target: str = SERVE
+) -> Path:
+    """Return the wheels' zip, or say how to build it.
+
+    Args:
+        slug: Of the innovation.
+        python: The target's, `host` or a version.
+        engine: native has torch's CPU build; image leaves torch to the machine's image.
+        folder: Of the built wheels.
+        target: Folder of the innovation's code that runs there: serve or train.
+    """
+    path = folder / wheelhouse_name(slug, python, engine, target)
     if not path.is_file():
         raise ConfigError(
             f"the wheels for {slug} (engine {engine}, python {python}) are not built: no "

@@ -6,6 +6,8 @@ import click
 
 from isomorph import output
 from isomorph.environments import Environment, load
+from isomorph.errors import UserError
+from isomorph.training.cluster import TrainingCluster
 
 
 def _stack(environment: Environment, stack: str) -> dict[str, Any]:
@@ -30,15 +32,33 @@ def _stack(environment: Environment, stack: str) -> dict[str, Any]:
             }
             for row in group["Instances"]
         ]
+    if "ClusterName" in found["outputs"]:
+        found["nodes"] = [
+            {
+                "id": row["InstanceId"],
+                "group": row["InstanceGroupName"],
+                "type": row["InstanceType"],
+                "state": row["InstanceStatus"]["Status"],
+                "said": row["InstanceStatus"].get("Message", ""),
+            }
+            for row in TrainingCluster(environment).nodes()
+        ]
     return found
 
 
 @click.command()
 @click.argument("name", metavar="[ENV]", default="local")
+@click.argument("slug", required=False)
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
-def status(name: str, json_: bool) -> None:
-    """Show the stacks of ENV (local, if left out), their machines and what they serve."""
+def status(name: str, slug: str | None, json_: bool) -> None:
+    """Show the stacks of ENV (local, if left out), their machines and what they serve.
+
+    With SLUG (moe), the runs on its training cluster.
+    """
     environment = load(name)
+    if slug is not None:
+        _runs(environment, slug, json_=json_)
+        return
     rows = [_stack(environment, stack) for stack in ("foundation", *environment.stack_ids())]
     if json_:
         output.as_json(rows)
@@ -58,8 +78,24 @@ def status(name: str, json_: bool) -> None:
     )
 
 
+def _runs(environment: Environment, slug: str, *, json_: bool) -> None:
+    """Show the runs on a training cluster, the newest first."""
+    if slug != "moe":
+        raise UserError(f"{slug!r} has no training cluster; moe has one")
+    jobs = TrainingCluster(environment).jobs()
+    if json_:
+        output.as_json(jobs)
+        return
+    columns = ["job", "name", "state", "config", "steps", "nodes", "begun"]
+    rows = [tuple(str(job.get(column, "")) for column in columns) for job in jobs]
+    output.table(columns, rows)
+
+
 def _machines(row: dict[str, Any]) -> str:
-    """Return how many machines serve of how many are wanted."""
+    """Return how many machines serve, or nodes run, of how many are wanted."""
+    if "nodes" in row:
+        running = sum(node["state"] == "Running" for node in row["nodes"])
+        return f"{running} of {len(row['nodes'])} nodes run"
     if "machines" not in row:
         return ""
     serving = sum(machine["state"] == "InService" for machine in row["machines"])

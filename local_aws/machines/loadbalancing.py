@@ -7,6 +7,7 @@ from typing import Any
 
 from ministack.services import alb
 
+from local_aws.machines import rules
 from local_aws.machines.runner import Runner
 from local_aws.settings import HOST
 
@@ -28,17 +29,26 @@ class LoadBalancing:
         """Put these functions in the place of the control plane's own."""
         forward = alb._proxy_http_target
 
-        async def proxy(target: Any, group: dict[str, Any], *rest: Any) -> Any:
+        async def proxy(
+            target: Any, group: dict[str, Any], method: str, path: str, headers: Any, *rest: Any
+        ) -> Any:
             arn = group["TargetGroupArn"]
             ports = self._healthy_ports(arn)
             if not str(target["Id"]).startswith("i-"):  # an address: of no machine of ours
-                return await forward(target, group, *rest)
+                return await forward(target, group, method, path, headers, *rest)
             if not ports:
                 return _NONE_HEALTHY
-            port = ports[next(self._turns[arn]) % len(ports)]
-            return await forward({"Id": HOST, "Port": port}, group, *rest)
+            session = rules.session_seconds(arn)
+            kept = rules.stays_with(headers, rules.TARGET_COOKIE, arn) if session else None
+            chosen = kept if kept in ports else self._next(arn, list(ports))
+            where = {"Id": HOST, "Port": ports[chosen]}
+            response = await forward(where, group, method, path, headers, *rest)
+            if session is None:
+                return response
+            return rules.keep(response, rules.TARGET_COOKIE, arn, chosen, session)
 
         alb._proxy_http_target = proxy
+        rules.install()
         alb._ACTION_MAP["DescribeTargetHealth"] = self._describe_target_health
 
     def _states(self, arn: str) -> dict[str, tuple[str, str, int]]:
@@ -50,8 +60,13 @@ class LoadBalancing:
             if check.group.arn == arn
         }
 
-    def _healthy_ports(self, arn: str) -> list[int]:
-        return [port for state, _, port in self._states(arn).values() if state == "healthy"]
+    def _next(self, arn: str, targets: list[str]) -> str:
+        return targets[next(self._turns[arn]) % len(targets)]
+
+    def _healthy_ports(self, arn: str) -> dict[str, int]:
+        """Return the ports of a group's healthy machines, by their ids."""
+        states = self._states(arn)
+        return {name: port for name, (state, _, port) in states.items() if state == "healthy"}
 
     def _describe_target_health(self, query: Mapping[str, Any]) -> Any:
         arn = alb._p(query, "TargetGroupArn")

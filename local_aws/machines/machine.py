@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +51,8 @@ class Machine:
         port: Where its server is told to listen, since all machines share one address.
         user_data: What it runs at boot, as the launch template has it.
         environment: The variables that its processes get besides those of every machine.
+        programs: Further commands of its image: name -> script.
+        packages: Folders with the Python modules that those commands run, besides the image's own.
     """
 
     instance_id: str
@@ -58,6 +60,8 @@ class Machine:
     port: int
     user_data: str
     environment: Mapping[str, str]
+    programs: Mapping[str, str] = field(default_factory=dict)
+    packages: Sequence[Path] = ()
     since: float = field(default_factory=time.time)
     units: dict[str, Unit] = field(default_factory=dict)
     boot_code: int | None = None
@@ -66,18 +70,10 @@ class Machine:
     def boot(self) -> None:
         """Lay out the folder and start init."""
         self._lay_out()
-        env = {
-            "PATH": f"{self.folder / 'bin'}:/usr/bin:/bin",
-            "HOME": str(self.folder),
-            "LANG": "C.UTF-8",
-            "ISOMORPH_ROOT": str(self.folder),
-            "ISOMORPH_PORT_OVERRIDE": str(self.port),
-            **self.environment,
-        }
         self._init = subprocess.Popen(  # noqa: S603 - our own program
             [str(self.folder / "bin" / "python3"), "-EsSB", "-m", "image.init"],
             cwd=self.folder / "sbin",
-            env=env,
+            env=self.variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(self.folder / "console.log").open("ab"),
@@ -86,12 +82,27 @@ class Machine:
         (self.folder / "run" / "init.pid").write_text(str(self._init.pid))
         threading.Thread(target=self._listen, args=(self._init,), daemon=True).start()
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment of all its processes."""
+        return {
+            "PATH": f"{self.folder / 'bin'}:/usr/bin:/bin",
+            "HOME": str(self.folder),
+            "LANG": "C.UTF-8",
+            "ISOMORPH_ROOT": str(self.folder),
+            "ISOMORPH_PORT_OVERRIDE": str(self.port),
+            **self.environment,
+        }
+
     def _lay_out(self) -> None:
         for name in ("bin", "sbin", "run", "etc", "opt", "var"):
-            (self.folder / name).mkdir(parents=True)
-        shutil.copytree(
-            IMAGE, self.folder / "sbin" / "image", ignore=shutil.ignore_patterns("__pycache__")
-        )
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        for package in (IMAGE, *self.packages):
+            shutil.copytree(
+                package,
+                self.folder / "sbin" / package.name,
+                ignore=shutil.ignore_patterns("__pycache__"),
+            )
         programs = self.folder / "bin"
         # The real file of this Python, not the link in a venv: a machine has a plain system Python.
         python = Path(sys.executable).resolve()
@@ -99,8 +110,9 @@ class Machine:
         for name in ("python3", version):
             (programs / name).symlink_to(python)
         (programs / "aws").symlink_to(AWS_CLI)
-        (programs / "systemctl").write_text(_SYSTEMCTL)
-        (programs / "systemctl").chmod(0o755)
+        for name, script in {"systemctl": _SYSTEMCTL, **self.programs}.items():
+            (programs / name).write_text(script)
+            (programs / name).chmod(0o755)
         (self.folder / "user-data").write_text(self.user_data)
 
     def _listen(self, init: subprocess.Popen[bytes]) -> None:

@@ -33,11 +33,15 @@ _TABLES = ("rotary_emb.inv_freq",)  # computed, but stored in old files
 
 
 class SafetensorsFolder:
-    """Reads one tensor at a time."""
+    """Reads one tensor at a time.
 
-    def __init__(self, folder: Path, architecture: Architecture) -> None:
+    Args:
+        partial: Whether files that the index names may be missing, until they are read.
+    """
+
+    def __init__(self, folder: Path, architecture: Architecture, *, partial: bool = False) -> None:
         self._folder, self._architecture = folder, architecture
-        self._shard_of = _index(folder)
+        self._shard_of = file_of_each(folder, partial=partial)
         self._open: dict[str, Any] = {}
         self._prefix = next(
             (pair for pair in _PREFIXES if self._stored("model.embed_tokens.weight", pair)
@@ -105,8 +109,8 @@ def _opened(path: Path) -> Any:
         raise WeightsError(f"{path}: truncated or damaged ({size}): {words:.120}") from error
 
 
-def _index(folder: Path) -> dict[str, str]:
-    """Return which file of the folder holds each tensor."""
+def file_of_each(folder: Path, *, partial: bool = False) -> dict[str, str]:
+    """Return which file of the folder holds each tensor; some may be missing if it is `partial`."""
     if (folder / SINGLE).is_file():
         return dict.fromkeys(_opened(folder / SINGLE).keys(), SINGLE)
     path = folder / INDEX
@@ -121,7 +125,7 @@ def _index(folder: Path) -> dict[str, str]:
     ):
         raise WeightsError(f"{path}: weight_map must say which .safetensors file has each tensor")
     missing = sorted({shard for shard in shard_of.values() if not (folder / shard).is_file()})
-    if missing:
+    if missing and not partial:
         raise WeightsError(f"{folder}: {', '.join(missing[:3])} missing, which {INDEX} names")
     return shard_of
 

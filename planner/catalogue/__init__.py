@@ -34,6 +34,8 @@ class Instance:
         services: SageMaker services that accept it: hyperpod, endpoint, training, training_plan.
         regions: Where it is sold on demand; None when no price list has it.
         advice: What to know before choosing it.
+        cores: NeuronCores of one device as the runtime counts them (on Trainium2 two physical ones
+            make one: LNC=2); 1 for other devices.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Instance:
     source: str
     date: str
     advice: str | None = None
+    cores: int = 1
 
     @property
     def family(self) -> str:
@@ -160,6 +163,7 @@ def _instance(row: Mapping[str, Any]) -> Instance:
             "sparse_rate": sparse * 1e12 if sparse else None,
             "runtime": device["runtime"],
             "advice": device.get("advice"),
+            "cores": device.get("cores", 1),
         }
     members = row.get("members")
     regions = offered["regions"].get(name)

@@ -1,6 +1,8 @@
 """A template with every type that a stack of the project has."""
 
 from tests.local_aws.samples_cache import CACHE
+from tests.local_aws.samples_clusters import CLUSTERS
+from tests.local_aws.samples_endpoints import ENDPOINTS
 from tests.local_aws.samples_functions import FUNCTIONS
 from tests.local_aws.samples_network import NETWORK
 from tests.local_aws.templates import Template, assumed_by, attribute, policy, ref, resource
@@ -70,6 +72,14 @@ DATA: Template = {
     ),
     "Pointer": resource("SSM::Parameter", Name="/contract/weights", Type="String", Value="none"),
     "Logs": resource("Logs::LogGroup", RetentionInDays=30, KmsKeyId=attribute("Key", "Arn")),
+    "Failures": resource(
+        "Logs::MetricFilter",
+        LogGroupName=ref("Logs"),
+        FilterPattern='{ $.state = "failed" }',
+        MetricTransformations=[
+            {"MetricName": "Failed", "MetricNamespace": "Contract", "MetricValue": "1"}
+        ],
+    ),
     "Images": resource("ECR::Repository", RepositoryName="contract"),
 }
 
@@ -136,6 +146,47 @@ SERVING: Template = {
         Port=80,
         Protocol="HTTP",
         DefaultActions=[{"Type": "forward", "TargetGroupArn": ref("Targets")}],
+    ),
+    "Canary": resource(
+        "ElasticLoadBalancingV2::TargetGroup",
+        VpcId=ref("Vpc"),
+        Port=8080,
+        Protocol="HTTP",
+        TargetType="instance",
+        TargetGroupAttributes=[
+            {"Key": "stickiness.enabled", "Value": "true"},
+            {"Key": "stickiness.type", "Value": "lb_cookie"},
+            {"Key": "stickiness.lb_cookie.duration_seconds", "Value": "600"},
+        ],
+    ),
+    "Shares": resource(
+        "ElasticLoadBalancingV2::ListenerRule",
+        ListenerArn=ref("Listener"),
+        Priority=10,
+        Conditions=[
+            {
+                "Field": "http-header",
+                "HttpHeaderConfig": {"HttpHeaderName": "x-pool", "Values": ["one"]},
+            }
+        ],
+        Actions=[
+            {
+                "Type": "forward",
+                "ForwardConfig": {
+                    "TargetGroups": [
+                        {"TargetGroupArn": ref("Targets"), "Weight": 90},
+                        {"TargetGroupArn": ref("Canary"), "Weight": 10},
+                    ],
+                    "TargetGroupStickinessConfig": {"Enabled": True, "DurationSeconds": 600},
+                },
+            }
+        ],
+        Transforms=[
+            {
+                "Type": "url-rewrite",
+                "UrlRewriteConfig": {"Rewrites": [{"Regex": "^/one/(.*)$", "Replace": "/$1"}]},
+            }
+        ],
     ),
     "Group": resource(
         "AutoScaling::AutoScalingGroup",
@@ -260,7 +311,17 @@ CONTRACT: Template = {
         "Weights": {"Type": "AWS::SSM::Parameter::Value<String>", "Default": "/given/weights"},
     },
     "Conditions": {"HasWeights": {"Fn::Not": [{"Fn::Equals": [ref("Weights"), "none"]}]}},
-    "Resources": {**NETWORK, **DATA, **IDENTITY, **SERVING, **WATCHING, **CACHE, **FUNCTIONS},
+    "Resources": {
+        **NETWORK,
+        **DATA,
+        **IDENTITY,
+        **SERVING,
+        **WATCHING,
+        **CACHE,
+        **FUNCTIONS,
+        **ENDPOINTS,
+        **CLUSTERS,
+    },
     "Outputs": {
         "Models": {"Value": ref("Models"), "Export": {"Name": "contract-models"}},
         "Fleet": {"Value": ref("Group")},

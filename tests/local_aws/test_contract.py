@@ -10,7 +10,9 @@ from botocore.exceptions import ClientError
 
 from local_aws import describe
 from tests.local_aws import samples
+from tests.local_aws.clusters import put_scripts
 from tests.local_aws.conftest import Emulator
+from tests.local_aws.samples_endpoints import BUCKET, archive
 from tests.local_aws.templates import ZONES, resource
 
 CONTRACT = "contract"
@@ -20,6 +22,9 @@ TYPES = sorted({one["Type"] for one in samples.CONTRACT["Resources"].values()})
 @pytest.fixture(scope="module")
 def contract(emulator: Emulator) -> Emulator:
     emulator.client("ssm").put_parameter(Name="/given/weights", Type="String", Value="none")
+    emulator.client("s3").create_bucket(Bucket=BUCKET)
+    emulator.client("s3").put_object(Bucket=BUCKET, Key="model.gz", Body=archive())
+    put_scripts(emulator, "contract", {"on_create.sh": "#!/bin/bash\n"})
     assert emulator.create(CONTRACT, samples.CONTRACT) == "CREATE_COMPLETE"
     return emulator
 
@@ -96,6 +101,21 @@ def test_a_load_balancer_logs_to_the_bucket(contract: Emulator) -> None:
     assert attributes["access_logs.s3.bucket"] == physical(contract, "AccessLogs")
 
 
+def test_a_rule_shares_requests_among_target_groups(contract: Emulator) -> None:
+    [rule] = contract.client("elbv2").describe_rules(RuleArns=[physical(contract, "Shares")])[
+        "Rules"
+    ]
+    [action] = rule["Actions"]
+    weights = [group["Weight"] for group in action["ForwardConfig"]["TargetGroups"]]
+    assert weights == [90, 10]
+    assert action["ForwardConfig"]["TargetGroupStickinessConfig"]["DurationSeconds"] == 600
+    assert rule["Transforms"][0]["UrlRewriteConfig"]["Rewrites"][0]["Replace"] == "/$1"
+    [group] = contract.client("elbv2").describe_target_groups(
+        TargetGroupArns=[physical(contract, "Canary")]
+    )["TargetGroups"]
+    assert group["LoadBalancerArns"] == [physical(contract, "Balancer")]
+
+
 def test_a_launch_template_takes_the_image_from_the_public_parameter(contract: Emulator) -> None:
     [version] = contract.client("ec2").describe_launch_template_versions(
         LaunchTemplateId=physical(contract, "Template"), Versions=["$Latest"]
@@ -161,6 +181,8 @@ def test_a_changed_property_is_changed(contract: Emulator) -> None:
     of["Overall"]["AlarmRule"] = "FALSE"
     of["Errors"]["Metrics"][0]["Expression"] = "failed"
     of["FlowLogs"]["TrafficType"] = "REJECT"
+    of["Shares"]["Actions"][0]["ForwardConfig"]["TargetGroups"][1]["Weight"] = 20
+    of["EndpointTarget"]["MaxCapacity"] = 5
     of["FromBalancer"] |= {"FromPort": 9090, "ToPort": 9090}
     before = contract.resources(CONTRACT)
     assert contract.update(CONTRACT, changed) == "UPDATE_COMPLETE"
@@ -184,6 +206,10 @@ def test_a_changed_property_is_changed(contract: Emulator) -> None:
         AlarmNames=[after["Errors"].physical_id]
     )["MetricAlarms"]
     assert alarm["Metrics"][0]["Expression"] == "failed"
+    [rule] = contract.client("elbv2").describe_rules(RuleArns=[after["Shares"].physical_id])[
+        "Rules"
+    ]
+    assert rule["Actions"][0]["ForwardConfig"]["TargetGroups"][1]["Weight"] == 20
     rules = contract.client("ec2").describe_security_group_rules(
         SecurityGroupRuleIds=[after["FromBalancer"].physical_id]
     )["SecurityGroupRules"]
@@ -218,6 +244,16 @@ def test_fails_when_a_type_is_unknown(emulator: Emulator) -> None:
             "S3::Bucket",
             {"LifecycleConfiguration": {"Rules": [{"Status": "Enabled", "TagFilters": []}]}},
             "TagFilters of a lifecycle rule is not played",
+        ),
+        (
+            "ElasticLoadBalancingV2::ListenerRule",
+            {"Actions": [{"Type": "authenticate-oidc"}], "Conditions": [], "ListenerArn": "x"},
+            "an action of type authenticate-oidc is not played here",
+        ),
+        (
+            "ElasticLoadBalancingV2::ListenerRule",
+            {"Actions": [], "Conditions": [{"Field": "source-ip"}], "ListenerArn": "x"},
+            "source-ip of a condition is not played",
         ),
         ("EC2::EIP", {"Domain": "vpc", "TransferAddress": "1.2.3.4"}, "TransferAddress is not"),
         (

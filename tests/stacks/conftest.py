@@ -27,9 +27,15 @@ ENVIRONMENT: dict[str, Any] = {
 GQA: dict[str, Any] = {"model": "tiny", "certificate_arn": CERTIFICATE}
 MLA: dict[str, Any] = {"model": "deepseek-v3", "certificate_arn": CERTIFICATE}
 WINDOW: dict[str, Any] = {"model": "gemma-3-270m", "certificate_arn": CERTIFICATE}
+MOE_GROUPS: dict[str, Any] = {
+    "controller": {"role": "controller", "instance_type": "ml.r7i.large"},
+    "workers": {"role": "workers", "instance_type": "ml.r7i.xlarge", "count": 2},
+}
+MOE: dict[str, Any] = {"model": "tiny-moe", "training": {"groups": MOE_GROUPS}}
 ENGINES = {
     "gqa": ("llama.cpp", "native"),
     "mla": ("native",),
+    "moe": ("native",),
     "sliding_window": ("llama.cpp", "native"),
 }
 
@@ -43,6 +49,13 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
             name = wheelhouse_name(slug, python, engine)
             with zipfile.ZipFile(folder / name, "w") as archive:
                 archive.writestr("wheel", name)
+    for python, engine in (("host", "native"), ("3.11", "native"), ("3.12", "neuron")):
+        with zipfile.ZipFile(folder / wheelhouse_name("moe", python, engine), "w") as archive:
+            archive.writestr("wheel", f"moe {engine}")
+    for python, engine in itertools.product(("host", "3.11", "3.12"), ("native", "image")):
+        name = wheelhouse_name("moe", python, engine, "train")
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("wheel", name)
     for python in ("host", "3.12", "3.13", "3.14"):
         for architecture in ("x86_64", "arm64"):
             name = function_libraries_name("sliding_window", python, architecture)
@@ -84,6 +97,36 @@ def synthesize_window(wheels: Path) -> Callable[..., dict[str, dict[str, Any]]]:
 
 
 @pytest.fixture(scope="session")
+def synthesize_serving(wheels: Path) -> Callable[..., dict[str, dict[str, Any]]]:
+    """Return a function from moe.serving's settings and the environment's to templates."""
+
+    def templates(
+        serving: dict[str, Any], *, certificate_arn: str = CERTIFICATE, **changes: Any
+    ) -> dict[str, dict[str, Any]]:
+        section = {"model": "tiny-moe", "serving": {"certificate_arn": certificate_arn, **serving}}
+        environment = EnvironmentConfig(
+            **{**ENVIRONMENT, "innovations": {"moe": section}, **changes}
+        )
+        stage = ToolkitStage(new_app(), environment, wheelhouses=wheels)
+        return {child.node.id: json_of(child) for child in stage.node.children}
+
+    return templates
+
+
+@pytest.fixture(scope="session")
 def templates(synthesize: Callable[..., Any]) -> dict[str, dict[str, Any]]:
     """The templates of an environment with everything on and nothing unusual."""
     return dict(synthesize({"max_capacity": 2}, mla={}))
+
+
+@pytest.fixture(scope="session")
+def synthesize_training(wheels: Path) -> Callable[..., dict[str, Any]]:
+    """Return a function from settings of moe.training, and the environment's, to its template."""
+
+    def template(training: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+        on = {"moe": {**MOE, "training": {**MOE["training"], **(training or {})}}}
+        environment = EnvironmentConfig(**{**ENVIRONMENT, "innovations": on, **changes})
+        stage = ToolkitStage(new_app(), environment, wheelhouses=wheels)
+        return json_of(stage.node.find_child("moe-training"))
+
+    return template

@@ -1,0 +1,1 @@
+"""Plays SageMaker's endpoints: containers of deployed models as processes."""

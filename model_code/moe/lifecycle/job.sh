@@ -1,0 +1,118 @@
+#!/bin/bash
+# What `isomorph start`, `status`, `logs` and `stop` run on the controller. Says what it found as
+# JSON, one object a line; a mistake is one line `isomorph: ...` and another exit code than 0.
+set -Eeuo pipefail
+ROOT="${ISOMORPH_ROOT:-}"
+HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+MOST_BYTES=24000 # of a log in one answer: Session Manager cuts what is much longer
+
+fail() {
+  echo "isomorph: $1"
+  exit 1
+}
+
+[ -f "$ROOT/etc/isomorph/cluster.env" ] || fail "on_create.sh has not run on this node"
+set -a
+# shellcheck source=/dev/null
+. "$ROOT/etc/isomorph/cluster.env"
+set +a
+SHARED="$ROOT$ISOMORPH_FSX_PATH"
+JOBS="$SHARED/jobs"
+export PATH="$PATH:/opt/slurm/bin"
+
+# Sessions come as root; jobs belong to the cluster's user, where it names one.
+as_user() {
+  if [ -n "${ISOMORPH_USER:-}" ]; then runuser -u "$ISOMORPH_USER" -- "$@"; else "$@"; fi
+}
+
+known() { # job id
+  [[ "$1" =~ ^[0-9]+$ ]] || fail "'$1' is no job's number; isomorph status shows the jobs"
+  [ -f "$JOBS/$1.json" ] || fail "there is no job $1 on $ISOMORPH_CLUSTER; isomorph status shows the jobs"
+}
+
+# What Slurm says of a job that it still knows, else what the job itself has noted at its end.
+state() { # job id
+  local queued
+  queued="$(squeue --noheader --jobs "$1" --format %T 2>/dev/null)" || queued=""
+  case "$queued" in
+    PENDING | CONFIGURING) echo pending ;;
+    COMPLETING | "") python3 - "$JOBS/$1.state" <<'PYTHON'
+import json, sys
+try:
+    with open(sys.argv[1], encoding="utf-8") as file:
+        found = json.load(file)["state"]
+except (OSError, ValueError, KeyError):
+    found = "stopped"  # Slurm has let it go before it began
+print("lost" if found == "running" else found)
+PYTHON
+      ;;
+    *) echo running ;;
+  esac
+}
+
+start() { # name nodes, then NAME=VALUE for train.sh
+  local name="$1" nodes="$2" id other
+  shift 2
+  for each in "$@" "JOB_NAME=$name" "nodes=$nodes"; do
+    [[ "$each" =~ ^[A-Za-z_]+=[A-Za-z0-9._/-]+$ ]] || fail "'$each' is not NAME=VALUE of letters, digits and ._/-"
+  done
+  other="$(squeue --noheader --name "$name" --format %i | head -n 1)"
+  [ -z "$other" ] || fail "job $other, $name, runs already: isomorph logs moe --job $other, or isomorph stop moe --job $other"
+  for each in "$@" "JOB_NAME=$name"; do export "${each?}"; done
+  id="$(as_user sbatch --parsable --export=ALL --job-name "$name" --nodes "$nodes" --chdir "$SHARED" \
+    --output "$SHARED/logs/%j.log" "$HERE/train.sh" 2>&1)" || fail "Slurm refuses the job: $(tail -n 1 <<<"$id")"
+  id="$(tail -n 1 <<<"$id")"
+  [[ "$id" =~ ^[0-9]+$ ]] || fail "Slurm answered '$id' instead of a job's number"
+  python3 - "$id" "$name" "$nodes" "$@" >"$JOBS/$id.json" <<'PYTHON'
+import datetime, json, sys
+job, name, nodes, *settings = sys.argv[1:]
+told = {"job": int(job), "name": name, "nodes": int(nodes), "begun": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+print(json.dumps(told | {part.partition("=")[0].removeprefix("JOB_").lower(): part.partition("=")[2] for part in settings}))
+PYTHON
+  cat "$JOBS/$id.json"
+}
+
+status() {
+  local file id
+  for file in "$JOBS"/*.json; do
+    [ -f "$file" ] || continue
+    id="$(basename "$file" .json)"
+    python3 -c 'import json, sys; print(json.dumps(json.load(open(sys.argv[1])) | {"state": sys.argv[2]}))' \
+      "$file" "$(state "$id")"
+  done
+}
+
+# Part of a job's log from a byte on, with its state: {"state", "next", "text"}.
+logs() { # job id, first byte
+  local now
+  known "$1"
+  now="$(state "$1")" # before the log is read: when it has ended, the log is whole
+  python3 - "$SHARED/logs/$1.log" "$2" "$MOST_BYTES" "$now" <<'PYTHON'
+import json, sys
+path, first, most, state = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+try:
+    with open(path, "rb") as file:
+        file.seek(first)
+        read = file.read(most)
+except FileNotFoundError:
+    read = b""
+cut = len(read) if len(read) < most else read.rfind(b"\n") + 1 or len(read)
+print(json.dumps({"state": state, "next": first + cut, "text": read[:cut].decode("utf-8", "replace")}))
+PYTHON
+}
+
+stop() { # job id
+  known "$1"
+  case "$(state "$1")" in
+    pending | running) ;;
+    *) fail "job $1 does not run: it is $(state "$1")" ;;
+  esac
+  # The batch script and its ranks are told, and have Slurm's KillWait to save a checkpoint.
+  as_user scancel --signal=TERM --full "$1" 2>/dev/null || as_user scancel "$1"
+  echo "{\"job\": $1}"
+}
+
+case "${1:-}" in
+  start | status | logs | stop) "$@" ;;
+  *) fail "'${1:-}' is not a word of job.sh; there are start, status, logs, stop" ;;
+esac
