@@ -30,6 +30,14 @@ class ClusterSecurityGroup(ClosedGroup):
 
     def allow_database(self, port: int) -> None:
         """Let nodes reach a database of the VPC."""
-        self.add_egress_rule(
-            ec2.Peer.ipv4(self._cidr), ec2.Port.tcp(port), "accounting database in the VPC"
+        # Not add_egress_rule: rules to addresses are the group's own property, which is closed.
+        ec2.CfnSecurityGroupEgress(
+            self,
+            "Database",
+            group_id=self.security_group_id,
+            ip_protocol="tcp",
+            from_port=port,
+            to_port=port,
+            cidr_ip=self._cidr,
+            description="accounting database in the VPC",
         )

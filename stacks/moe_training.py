@@ -87,7 +87,7 @@ class MoeTrainingStack(Stack):
         )
         if chosen.accounting:
             nodes.allow_database(chosen.accounting.port)
-            PrivateEndpoints(self, "Endpoints", site=site, services=["secretsmanager"])
+            PrivateEndpoints(self, "Login", site=site, services=["secretsmanager"])
         bucket, key = base.scripts_bucket(self)
         return _Ground(
             name=chosen.cluster_name(base.environment),

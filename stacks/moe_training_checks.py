@@ -33,6 +33,12 @@ def conflicts(
 ) -> Conflicts:
     """Yield (key, what is wrong) where AWS or the trainer would refuse the settings."""
     yield from _orchestrator(settings)
+    if settings.accounting and "mla" in environment.innovations:
+        yield (
+            "accounting",
+            "got with mla on: HyperPod reads the database's login through an endpoint of Secrets "
+            "Manager, and a VPC has one with private names, mla's: leave one of the two out",
+        )
     yield from _zones(settings, environment)
     for name, group in settings.groups.items():
         for key, text in _group(settings, group, environment):
@@ -215,7 +221,7 @@ def remarks(settings: "MoeTrainingSettings", model: str) -> Iterator[str]:
     for name, group in settings.workers.items():
         if group.machine is None:
             continue
-        fit = fit_training(architecture, Load(), group.machine)
+        fit = fit_training(architecture, Load().of(architecture), group.machine)
         if isinstance(fit, TrainingFit) and fit.memory_nodes > group.count:
             yield (
                 f"groups.{name}: {architecture.name} takes {fit.memory_nodes} nodes of "

@@ -27,6 +27,11 @@ ENVIRONMENT: dict[str, Any] = {
 GQA: dict[str, Any] = {"model": "tiny", "certificate_arn": CERTIFICATE}
 MLA: dict[str, Any] = {"model": "deepseek-v3", "certificate_arn": CERTIFICATE}
 WINDOW: dict[str, Any] = {"model": "gemma-3-270m", "certificate_arn": CERTIFICATE}
+MOE_GROUPS: dict[str, Any] = {
+    "controller": {"role": "controller", "instance_type": "ml.r7i.large"},
+    "workers": {"role": "workers", "instance_type": "ml.r7i.xlarge", "count": 2},
+}
+MOE: dict[str, Any] = {"model": "tiny-moe", "training": {"groups": MOE_GROUPS}}
 ENGINES = {
     "gqa": ("llama.cpp", "native"),
     "mla": ("native",),
@@ -91,3 +96,16 @@ def synthesize_window(wheels: Path) -> Callable[..., dict[str, dict[str, Any]]]:
 def templates(synthesize: Callable[..., Any]) -> dict[str, dict[str, Any]]:
     """The templates of an environment with everything on and nothing unusual."""
     return dict(synthesize({"max_capacity": 2}, mla={}))
+
+
+@pytest.fixture(scope="session")
+def synthesize_training(wheels: Path) -> Callable[..., dict[str, Any]]:
+    """Return a function from settings of moe.training, and the environment's, to its template."""
+
+    def template(training: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+        on = {"moe": {**MOE, "training": {**MOE["training"], **(training or {})}}}
+        environment = EnvironmentConfig(**{**ENVIRONMENT, "innovations": on, **changes})
+        stage = ToolkitStage(new_app(), environment, wheelhouses=wheels)
+        return json_of(stage.node.find_child("moe-training"))
+
+    return template
