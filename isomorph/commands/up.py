@@ -236,4 +236,6 @@ def _where(environment: Environment, slug: str) -> str:
         for row in running.containers()
         if row["endpoint"] == outputs.get("SageMakerEndpoint")
     ]
+    nodes = [row for row in running.nodes() if row["cluster"] == outputs.get("ClusterName")]
+    places += [f"{row['group']} {row['name']} ({row['state'].lower()})" for row in nodes]
     return ", ".join(places)
