@@ -220,16 +220,11 @@ def _reason(error: BaseException) -> str:
         error = next(iter(error.failures.values()))[0]
     while error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    # torch's own writer of files says it in words.
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
         return "the disk is full; the last whole checkpoint is kept"
-    if _is_full(error):
-        return "the disk is full; the last whole checkpoint is kept"
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _is_full(error: BaseException) -> bool:
-    # torch's own writer of zip files says it in words.
-    return "No space left" in str(error) or "unexpected pos" in str(error)
+    words = " ".join(str(error).split()).rpartition("metadata read failed: ")[2]
+    return words[:200] or type(error).__name__
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -74,7 +74,7 @@ class _Balanced(Function):
     ) -> Tensor:
         ctx.save_for_backward(visits_BE)
         ctx.router = router
-        return weights_TA.view_as(weights_TA)
+        return weights_TA.clone()  # what FSDP hands on may be no view
 
     @staticmethod
     def backward(ctx: Any, grad_TA: Tensor) -> tuple[Tensor, Tensor, None, None]:
