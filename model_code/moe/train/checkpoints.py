@@ -1,6 +1,6 @@
 """Checkpoints: sharded, written while training goes on, and whole or not there at all.
 
-    FOLDER/.step-00000100.saving/    while it is written; nothing reads it, the next start removes it
+    FOLDER/.step-00000100.saving/    while it is written; nothing reads it, a start removes it
     FOLDER/step-00000100/            its name once every byte is on the disk
         __R_0.distcp, .metadata      PyTorch's Distributed Checkpoint: every rank's parts
         checkpoint.json              what it is of, and the size of each file beside it
@@ -23,8 +23,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from model_code.moe.train.data import TOKENIZER
 from model_code.moe.train.ranks import Ranks
@@ -91,7 +93,7 @@ class Checkpoints:
         """Copy the tensors and begin to write them; training may change them at once."""
         self.finish()
         scratch = self._scratch(progress)
-        future = dcp.async_save(
+        future = async_save(
             tensors, checkpoint_id=scratch, process_group=self._ranks.files,
             no_dist=self._ranks.count == 1,
         )  # fmt: skip
@@ -112,7 +114,7 @@ class Checkpoints:
             future.result()
             if self._ranks.first:
                 self._publish(progress)
-        except (dcp.CheckpointException, OSError, RuntimeError) as error:
+        except (CheckpointException, OSError, RuntimeError) as error:
             words = f"checkpoint of step {progress.step} was not written: {_reason(error)}"
             if self._ranks.first:
                 shutil.rmtree(self._scratch(progress), ignore_errors=True)
@@ -184,10 +186,8 @@ def read_progress(path: Path) -> Progress:
 def read_tensors(path: Path, tensors: Tensors, group: dist.ProcessGroup | None = None) -> None:
     """Fill tensors, or this rank's parts of them, with those of a checkpoint."""
     try:
-        dcp.load(
-            tensors, storage_reader=SafeReader(path), process_group=group, no_dist=group is None
-        )
-    except (dcp.CheckpointException, OSError, RuntimeError, ValueError) as error:
+        load(tensors, storage_reader=SafeReader(path), process_group=group, no_dist=group is None)
+    except (CheckpointException, OSError, RuntimeError, ValueError) as error:
         raise TrainingError(
             f"{path}: damaged: {_reason(error)}; remove it to go on from the one before"
         ) from error
@@ -216,20 +216,15 @@ def check_same(path: Path, progress: Progress, wanted: Progress) -> None:
 
 def _reason(error: BaseException) -> str:
     """Return the innermost cause in one line."""
-    if isinstance(error, dcp.CheckpointException) and error.failures:
+    if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
     while error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    # torch's own writer of files says it in words.
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
         return "the disk is full; the last whole checkpoint is kept"
-    if _is_full(error):
-        return "the disk is full; the last whole checkpoint is kept"
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _is_full(error: BaseException) -> bool:
-    # torch's own writer of zip files says it in words.
-    return "No space left" in str(error) or "unexpected pos" in str(error)
+    words = " ".join(str(error).split()).rpartition("metadata read failed: ")[2]
+    return words[:200] or type(error).__name__
 
 
 def _write(path: Path, data: bytes) -> None:

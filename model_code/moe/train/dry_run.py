@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from model_code.moe.train.language_model import LanguageModel
@@ -78,7 +78,9 @@ def weigh(recipe: Recipe, ranks: int) -> Weight:
         TrainingError: The recipe cannot be divided among them.
     """
     if not 1 <= ranks <= _MOST_RANKS:
-        raise TrainingError(f"--ranks is {ranks}; allowed are whole numbers from 1 to {_MOST_RANKS}")
+        raise TrainingError(
+            f"--ranks is {ranks}; allowed are whole numbers from 1 to {_MOST_RANKS}"
+        )
     check_ranks(recipe, ranks)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
@@ -101,7 +103,7 @@ def _weighed(model: LanguageModel, recipe: Recipe, ranks: int, whole: int) -> We
     )  # fmt: skip
 
 
-def _gathered(model: nn.Module, recipe: Recipe) -> int:
+def _gathered(model: LanguageModel, recipe: Recipe) -> int:
     """Return the bytes of the root's own parameters and of the largest two layers, when whole.
 
     Of experts, "whole" is what this rank has of them.
@@ -117,9 +119,10 @@ def _whole(module: nn.Module) -> int:
     total = 0
     for part in module.modules():
         for parameter in part.parameters(recurse=False):
-            mesh, held = parameter.device_mesh, local(parameter).numel()
-            sharing = "copies" if "copies" in (mesh.mesh_dim_names or ()) else "ranks"
-            total += held * mesh.size(mesh.mesh_dim_names.index(sharing))
+            assert isinstance(parameter, DTensor)  # noqa: S101
+            mesh, names = parameter.device_mesh, parameter.device_mesh.mesh_dim_names or ()
+            sharing = "copies" if "copies" in names else "ranks"
+            total += local(parameter).numel() * mesh.size(names.index(sharing))
     return total
 
 

@@ -63,9 +63,7 @@ def _model(config: object, path: Path) -> LanguageModel:
     return LanguageModel(Recipe(name="", source=str(path), model=config, training=training))
 
 
-def _tensors(
-    path: Path, model: LanguageModel, dtype: torch.dtype
-) -> Iterator[tuple[str, Tensor]]:
+def _tensors(path: Path, model: LanguageModel, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors by Hugging Face's names; buffers stay in float32, as transformers' do."""
     for name, place in stored(model.decoder):
         whole = torch.empty(place.shape, dtype=place.dtype)

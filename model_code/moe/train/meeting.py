@@ -12,7 +12,7 @@ import time
 import uuid
 from datetime import timedelta
 
-from torch.distributed import PrefixStore, Store, TCPStore
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 _TIMEOUT = timedelta(minutes=10)
 _PAUSE_S = 0.02
@@ -35,15 +35,15 @@ def agreed(store: Store, rank: int, count: int) -> str:
     rank it replaces as soon as the living one has spoken. It is agreed once every rank has
     repeated that hash, which only the living can.
     """
-    own = uuid.uuid4().hex.encode()
+    own = uuid.uuid4().hex
     store.set(f"own/{rank}", own)
     while True:
         if rank == 0:
-            words = b"".join(store.get(f"own/{each}") for each in range(count))
+            words = "".join(store.get(f"own/{each}").decode() for each in range(count))
             store.set("words", words)
         else:
-            words = store.get("words")
-        found = hashlib.sha256(words).hexdigest()
+            words = store.get("words").decode()
+        found = hashlib.sha256(words.encode()).hexdigest()
         if words[rank * len(own) : (rank + 1) * len(own)] == own:
             store.set(f"heard/{rank}", found)
             if rank == 0 and all(_heard(store, each) == found for each in range(count)):
