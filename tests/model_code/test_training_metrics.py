@@ -1,5 +1,6 @@
-"""What becomes of a step's record: a line, CloudWatch, MLflow; none of which may stop a training."""
+"""What becomes of a step's record: a line, CloudWatch, MLflow; none may stop a training."""
 
+import argparse
 import builtins
 import io
 import json
@@ -16,7 +17,9 @@ import pytest
 from model_code.common.errors import SettingsError
 from model_code.moe.train import metrics as module
 from model_code.moe.train.metrics import METRICS, Metrics, utilization
+from model_code.moe.train.recipe import load_recipe
 from model_code.moe.train.records import Step
+from model_code.moe.train.sinks import sinks
 
 CLOUDWATCH = {"ISOMORPH_METRIC_NAMESPACE": "Isomorph/moe-training", "ISOMORPH_CLUSTER": "dev-moe"}
 
@@ -251,3 +254,18 @@ def test_settings_that_are_wrong_are_named(env: dict[str, str], message: str) ->
 def test_utilization_is_the_models_work_over_the_devices() -> None:
     # 37e9 active parameters, 6 FLOPs each and token; 1,000 tokens/s on 8 devices of 989 teraflops.
     assert utilization(6 * 37e9, 1_000, 8 * 989e12) == pytest.approx(0.0281, rel=1e-2)
+
+
+def test_the_command_tells_mlflow_and_prints_lines(
+    store: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in store.items():
+        monkeypatch.setenv(name, value)
+    given = argparse.Namespace(steps=3, seed=5, log=None)
+    [metrics] = sinks(given, load_recipe("tiny"))
+    metrics.record(step(1))
+    metrics.close()
+    assert json.loads(capsys.readouterr().out)["event"] == "step"
+    _, [run] = runs(store)
+    assert run.data.params.items() >= {"config": "tiny", "steps": "3", "seed": "5"}.items()
+    assert int(run.data.params["active_parameters"]) < int(run.data.params["parameters"])

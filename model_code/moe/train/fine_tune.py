@@ -65,16 +65,17 @@ def loss_of(folder: Path, data: Data, recipe: Recipe) -> float:
 
 
 def fine_tune(
-    folder: Path, data: Data, recipe: Recipe, out: Path, *, sparsity: Sparsity, steps: int,
+    folder: Path, data: Data, recipe: Recipe, out: Path, *, sparsity: Sparsity | None, steps: int,
     seed: int,
 ) -> None:  # fmt: skip
-    """Train the model of a pruned folder on, and write it to `out` with the zeros where they were.
+    """Train a folder's model on, and write it to `out`; with a sparsity its zeros stay zeros.
 
     Every tensor keeps its dtype; those that the decoder does not have (layers that predict further
     tokens) stay as they are.
     """
+    keep = _masks(folder, recipe, sparsity) if sparsity else lambda _: None
     trained = train(recipe, data=data.source, steps=steps, seed=seed, weights=folder,
-                    on_update=_masks(folder, recipe, sparsity))  # fmt: skip
+                    on_update=keep)  # fmt: skip
     found = {source.name: source for source in all_sources(trained.decoder)}
     files = SafetensorsFolder(folder, recipe.architecture)
 

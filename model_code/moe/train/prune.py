@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="packed: values and places; only our engine reads it")  # fmt: skip
     parser.add_argument("--data", help="shards made with FOLDER's tokenizer, one held out")
     parser.add_argument("--steps", type=int, default=0, help="of training with the zeros kept")
+    parser.add_argument("--control", action="store_true",
+                        help="train FOLDER as it is for as many steps, too")  # fmt: skip
     parser.add_argument("--rate", type=float, default=_RATE, help="the whole learning rate")
     parser.add_argument("--seed", type=int, default=0)
     return parser
@@ -98,11 +100,11 @@ def _made(given: argparse.Namespace, scratch: Path) -> Path:
     made = _pruned(given.folder, scratch / "zeros", zeros)
     _say(made, data, given, "pruned")
     if given.steps:
-        recipe, tuned = recipe_of(made, rate=given.rate), scratch / "tuned"
-        tuned.mkdir()
-        fine_tune(made, data, recipe, tuned, sparsity=zeros, steps=given.steps, seed=given.seed)
-        made = tuned
-        _say(made, data, given, f"after {given.steps} steps with its zeros kept")
+        made = _tuned(given, made, data, scratch / "tuned", zeros)
+        _say(made, data, given, f"pruned, after {given.steps} steps with its zeros kept")
+    if given.steps and given.control:
+        dense = _tuned(given, given.folder, data, scratch / "control", None)
+        _say(dense, data, given, f"not pruned, after {given.steps} steps")
     if given.layout == "zeros":
         return made
     return _pruned(made, scratch / "pruned", sparsity)
@@ -111,6 +113,15 @@ def _made(given: argparse.Namespace, scratch: Path) -> Path:
 def _pruned(folder: Path, out: Path, sparsity: Sparsity) -> Path:
     out.mkdir()
     prune_folder(folder, out, sparsity)
+    return out
+
+
+def _tuned(
+    given: argparse.Namespace, folder: Path, data: Data, out: Path, sparsity: Sparsity | None
+) -> Path:
+    out.mkdir()
+    recipe = recipe_of(folder, rate=given.rate)
+    fine_tune(folder, data, recipe, out, sparsity=sparsity, steps=given.steps, seed=given.seed)
     return out
 
 
