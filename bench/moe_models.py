@@ -18,6 +18,11 @@ MIXTURE: dict[str, Any] = {
     "rope_theta": 10_000.0, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
     "attention_bias": False,
 }  # fmt: skip
+# Wider, and one layer: a token's experts are 28 MB in float32, which no cache holds.
+WIDE = MIXTURE | {"hidden_size": 1024, "moe_intermediate_size": 256, "num_hidden_layers": 1}
+# Small enough to be trained beside a dense model of its size, on as many tokens as make the
+# update of all parameters the smaller part of a step, which it is in any real training.
+SMALL = MIXTURE | {"hidden_size": 384, "moe_intermediate_size": 96, "num_hidden_layers": 1}
 
 
 def dense_like(config: Mapping[str, Any], *, active: bool) -> dict[str, Any]:

@@ -16,14 +16,14 @@ from model_code.moe.train.recipe import Recipe, Training, TrainingError
 from model_code.moe.train.run import train
 from model_code.moe.train.sparsity import Masks, Sparsity
 
-_CONTEXT, _BATCH, _WARM_UP = 128, 16, 10
+_CONTEXT, _BATCH, _WARM_UP = 128, 8, 10
 
 
 def recipe_of(folder: Path, *, rate: float) -> Recipe:
     """Return how a folder's model is trained on."""
     config = load_json(folder / "config.json")
     training = Training(
-        context=_CONTEXT, batch=_BATCH, micro_batch=_BATCH // 2, rate=rate, warm_up=_WARM_UP
+        context=_CONTEXT, batch=_BATCH, micro_batch=_BATCH, rate=rate, warm_up=_WARM_UP
     )
     name = str(config.get("model_type", "model"))
     return Recipe(name=name, source=str(folder / "config.json"), model=config, training=training)
