@@ -90,11 +90,14 @@ class LatentAttention(nn.Module):
         keys_BSNH = torch.cat([plain_BSNP, key_BS1E.expand(-1, -1, self.heads, -1)], dim=-1)
         # As wide as the keys: torch's fused kernels want one width, and others keep all scores.
         width, wide = value_BSNV.shape[-1], max(keys_BSNH.shape[-1], value_BSNV.shape[-1])
-        padded = (functional.pad(x, (0, wide - x.shape[-1])).transpose(1, 2)
-                  for x in (query_BSNH, keys_BSNH, value_BSNV))  # fmt: skip
+
+        def padded(x_BSNH: Tensor) -> Tensor:
+            return functional.pad(x_BSNH, (0, wide - x_BSNH.shape[-1])).transpose(1, 2)
+
         out_BNSH = functional.scaled_dot_product_attention(
-            *padded, is_causal=True, scale=self.scale
-        )
+            padded(query_BSNH), padded(keys_BSNH), padded(value_BSNV), is_causal=True,
+            scale=self.scale,
+        )  # fmt: skip
         return out_BNSH.transpose(1, 2)[..., :width]
 
 

@@ -261,7 +261,7 @@ def test_the_command_tells_mlflow_and_prints_lines(
 ) -> None:
     for name, value in store.items():
         monkeypatch.setenv(name, value)
-    given = argparse.Namespace(steps=3, seed=5, log=None)
+    given = argparse.Namespace(steps=3, seed=5, step_log=None)
     [metrics] = sinks(given, load_recipe("tiny"))
     metrics.record(step(1))
     metrics.close()

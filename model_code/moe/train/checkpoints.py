@@ -1,6 +1,6 @@
 """Checkpoints: sharded, written while training goes on, and whole or not there at all.
 
-    FOLDER/.step-00000100.saving/    while it is written; nothing reads it, the next start removes it
+    FOLDER/.step-00000100.saving/    while it is written; nothing reads it, a start removes it
     FOLDER/step-00000100/            its name once every byte is on the disk
         __R_0.distcp, .metadata      PyTorch's Distributed Checkpoint: every rank's parts
         checkpoint.json              what it is of, and the size of each file beside it
@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
@@ -22,14 +23,18 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from model_code.moe.train.data import TOKENIZER
 from model_code.moe.train.ranks import Ranks
 from model_code.moe.train.recipe import TrainingError
 from model_code.moe.train.safe_reader import SafeReader
 
+# Of one process without a group that is what is wanted, each time.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or")
 MARKER = "checkpoint.json"
 _VERSION = 1
 Tensors = dict[str, Tensor]
@@ -88,7 +93,7 @@ class Checkpoints:
         """Copy the tensors and begin to write them; training may change them at once."""
         self.finish()
         scratch = self._scratch(progress)
-        future = dcp.async_save(
+        future = async_save(
             tensors, checkpoint_id=scratch, process_group=self._ranks.files,
             no_dist=self._ranks.count == 1,
         )  # fmt: skip
@@ -109,7 +114,7 @@ class Checkpoints:
             future.result()
             if self._ranks.first:
                 self._publish(progress)
-        except (dcp.CheckpointException, OSError, RuntimeError) as error:
+        except (CheckpointException, OSError, RuntimeError) as error:
             words = f"checkpoint of step {progress.step} was not written: {_reason(error)}"
             if self._ranks.first:
                 shutil.rmtree(self._scratch(progress), ignore_errors=True)
@@ -181,10 +186,8 @@ def read_progress(path: Path) -> Progress:
 def read_tensors(path: Path, tensors: Tensors, group: dist.ProcessGroup | None = None) -> None:
     """Fill tensors, or this rank's parts of them, with those of a checkpoint."""
     try:
-        dcp.load(
-            tensors, storage_reader=SafeReader(path), process_group=group, no_dist=group is None
-        )
-    except (dcp.CheckpointException, OSError, RuntimeError, ValueError) as error:
+        load(tensors, storage_reader=SafeReader(path), process_group=group, no_dist=group is None)
+    except (CheckpointException, OSError, RuntimeError, ValueError) as error:
         raise TrainingError(
             f"{path}: damaged: {_reason(error)}; remove it to go on from the one before"
         ) from error
@@ -213,7 +216,7 @@ def check_same(path: Path, progress: Progress, wanted: Progress) -> None:
 
 def _reason(error: BaseException) -> str:
     """Return the innermost cause in one line."""
-    if isinstance(error, dcp.CheckpointException) and error.failures:
+    if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
     while error.__cause__ is not None:
         error = error.__cause__

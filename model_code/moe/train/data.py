@@ -94,7 +94,9 @@ def open_data(source: str, *, cache: Path | None = None) -> Data:
 
 def _open_folder(folder: Path) -> tuple[list[Shard], bytes | None]:
     if not folder.is_dir():
-        raise TrainingError(f"--data is {str(folder)!r}; allowed are a folder or s3://bucket/prefix/")
+        raise TrainingError(
+            f"--data is {str(folder)!r}; allowed are a folder or s3://bucket/prefix/"
+        )
     shards = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         with path.open("rb") as file:

@@ -77,7 +77,7 @@ class _Balanced(Function):
         return weights_TA.view_as(weights_TA)
 
     @staticmethod
-    def backward(ctx: Any, grad_TA: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_TA: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (visits_BE,) = ctx.saved_tensors
         router, visits_E = ctx.router, visits_BE.sum(0)
         router.visits_E = visits_E if router.visits_E is None else router.visits_E + visits_E
@@ -171,7 +171,7 @@ class _Permuted(Function):
         return rows_TD[order_V // copies]
 
     @staticmethod
-    def backward(ctx: Any, grad_VD: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_VD: Tensor) -> tuple[Tensor, None, None]:
         (order_V,) = ctx.saved_tensors
         grad_VD = grad_VD[order_V.argsort()]
         return grad_VD.unflatten(0, (-1, ctx.copies)).sum(1), None, None
@@ -193,7 +193,7 @@ class _Exchanged(Function):
         return _sent(rows_VD, sent, got, group)
 
     @staticmethod
-    def backward(ctx: Any, grad_WD: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_WD: Tensor) -> tuple[Tensor, None, None, None]:
         return _sent(grad_WD, ctx.got, ctx.sent, ctx.group), None, None, None
 
 

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 from model_code.common.architecture import Architecture
-from model_code.moe.train.experts import mixtures
+from model_code.moe.train.experts import GroupedExperts, mixtures
 from model_code.moe.train.language_model import LanguageModel
 from model_code.moe.train.ranks import Ranks
 from model_code.moe.train.recipe import Recipe, TrainingError
@@ -26,7 +26,7 @@ _ROUTER = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.flo
 
 
 def check_ranks(recipe: Recipe, ranks: int) -> int:
-    """Refuse a number of ranks that the recipe cannot be divided by; return micro-batches a step."""
+    """Refuse ranks that a recipe cannot be divided among; return the micro-batches of a step."""
     training, architecture = recipe.training, recipe.architecture
     shared = training.expert_parallel
     counts = [part.experts for part in _mixtures_of(architecture)] or [1]
@@ -89,7 +89,7 @@ def recompute_layers(model: LanguageModel) -> None:
         model.decoder.layers[index] = checkpoint_wrapper(block)
 
 
-def _share_experts(experts: nn.Module, table: DeviceMesh) -> None:
+def _share_experts(experts: GroupedExperts, table: DeviceMesh) -> None:
     mesh = table["experts"]
     experts.group = mesh.get_group() if mesh.size() > 1 else None
     for name, parameter in list(experts.named_parameters(recurse=False)):

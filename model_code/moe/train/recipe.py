@@ -1,6 +1,6 @@
 """What is trained, and how: a config of this folder, or a JSON file of the same kind.
 
-    {"model": {a Hugging Face config.json}, "training": {the fields of `Training`}}
+{"model": {a Hugging Face config.json}, "training": {the fields of `Training`}}
 """
 
 import json
@@ -130,4 +130,6 @@ def _check(key: str, value: object, kind: Any, source: str) -> None:
     else:
         good, allowed = value in get_args(kind), " or ".join(get_args(kind))
     if not good:
-        raise TrainingError(f"{source}: training.{key} is {json.dumps(value)}; allowed is {allowed}")
+        raise TrainingError(
+            f"{source}: training.{key} is {json.dumps(value)}; allowed is {allowed}"
+        )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model_code.common.decoder import Decoder
 from model_code.moe.train import checkpoints as saved
@@ -29,13 +29,13 @@ from model_code.moe.train.language_model import (
     named,
     place,
 )
+from model_code.moe.train.optimizer import make_optimizer, rate_of
 from model_code.moe.train.parallel import check_ranks, clip, recompute_layers, shard
 from model_code.moe.train.ranks import ALONE, Ranks
 from model_code.moe.train.recipe import Recipe, TrainingError
 from model_code.moe.train.records import Sink, Step
 
 Announce = Callable[[str, Mapping[str, Any]], None]
-_LEAST_RATE = 0.1  # of the whole one, at the last step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +103,9 @@ class _Run:
         context, seed = recipe.training.context, options.seed
         self.sequences = Sequences(data.shards, tokens=context, seed=seed)
         self.model = self._model()
-        self.optimizer = _optimizer(self.model, recipe)
+        self.optimizer = make_optimizer(self.model, recipe)
         self.mixtures = list(mixtures(self.model))
-        self.checkpoints = options.checkpoints and Checkpoints(
-            options.checkpoints, ranks, keep=options.keep, tokenizer=data.tokenizer,
-            announce=options.announce,
-        )  # fmt: skip
+        self.checkpoints = self._checkpoints()
         self.step, self.next_sequence = 0, 0
         self._resume()
 
@@ -124,6 +121,14 @@ class _Run:
         if not stopped and self.data.held_out:
             trained.held_out = self._held_out()
         return trained
+
+    def _checkpoints(self) -> Checkpoints | None:
+        if (folder := self.options.checkpoints) is None:
+            return None
+        return Checkpoints(
+            folder, self.ranks, keep=self.options.keep, tokenizer=self.data.tokenizer,
+            announce=self.options.announce,
+        )  # fmt: skip
 
     def _model(self) -> LanguageModel:
         model = LanguageModel(self.recipe, self.micro_batches)
@@ -182,7 +187,7 @@ class _Run:
 
     def _update(self, visits: Tensor) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rate()
+            group["lr"] = rate_of(self.step, self.options.steps, self.recipe.training)
         self.optimizer.step()
         self.optimizer.zero_grad()
         for each, visits_E in zip(self.mixtures, self._by_mixture(visits), strict=True):
@@ -191,15 +196,6 @@ class _Run:
 
     def _by_mixture(self, visits: Tensor) -> list[Tensor]:
         return list(visits.split([each.experts.part.experts for each in self.mixtures]))
-
-    def _rate(self) -> float:
-        """Rise to the whole rate, then fall along a cosine until the last step."""
-        training = self.recipe.training
-        if self.step < training.warm_up:
-            return training.rate * (self.step + 1) / training.warm_up
-        left = max(self.options.steps - training.warm_up, 1)
-        wave = 0.5 + 0.5 * math.cos(math.pi * min((self.step - training.warm_up) / left, 1))
-        return training.rate * (_LEAST_RATE + (1 - _LEAST_RATE) * wave)
 
     def _record(self, loss: float, norm: float, visits: Tensor, seconds: float) -> Step:
         training, architecture = self.recipe.training, self.recipe.architecture
@@ -273,28 +269,3 @@ class _Run:
         own = torch.tensor([step if self.ranks.first else 0], device=self.ranks.device)
         chosen = int(self.ranks.add(own).item())
         return None if chosen < 0 else self.checkpoints.folder / saved.name_of(chosen)
-
-
-def _optimizer(model: LanguageModel, recipe: Recipe) -> torch.optim.AdamW:
-    """Return AdamW with a place for all that it keeps, so that a checkpoint can be read into it.
-
-    Experts have a group of their own: AdamW takes a group's tensors together, and those of two
-    meshes do not go together. Vectors (norms, biases) do not decay.
-    """
-    experts = {id(p) for each in mixtures(model) for p in each.experts.parameters()}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
-        key = id(parameter) in experts, parameter.dim() > 1
-        groups.setdefault(key, []).append(parameter)
-    optimizer = torch.optim.AdamW(
-        [{"params": group, "weight_decay": recipe.training.decay if matrix else 0.0}
-         for (_, matrix), group in groups.items()],
-        lr=recipe.training.rate, betas=(0.9, 0.95),
-    )  # fmt: skip
-    for parameter in model.parameters():
-        optimizer.state[parameter] = {
-            "step": torch.tensor(0.0),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer

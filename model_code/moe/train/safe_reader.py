@@ -5,12 +5,12 @@ the few classes that an index consists of, and refuses all others. The tensors t
 with torch's `weights_only`.
 """
 
-import pickle  # noqa: S403
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 _CLASSES = {

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="a new or an empty folder")
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json")
     parser.add_argument("--vocabulary", type=int, default=1024,
-                        help="without --tokenizer: tokens of one that is made of the text")  # fmt: skip
+                        help="without --tokenizer: size of one made of the text")  # fmt: skip
     parser.add_argument("--shard-tokens", type=int, default=_SHARD_TOKENS)
     parser.add_argument("--held-out", type=int, default=0,
                         help="tokens at the end of the text to measure on")  # fmt: skip
@@ -83,7 +83,9 @@ def _make(given: argparse.Namespace) -> str:
 
 
 def _tokens(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[int]:
-    end = next((found for word in _ENDS if (found := tokenizer.token_to_id(word)) is not None), None)
+    end = next(
+        (found for word in _ENDS if (found := tokenizer.token_to_id(word)) is not None), None
+    )
     for text in texts:
         yield from tokenizer.encode(text, add_special_tokens=False).ids
         if end is not None:

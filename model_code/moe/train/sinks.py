@@ -32,7 +32,7 @@ def sinks(given: argparse.Namespace, recipe: Recipe) -> list[Sink]:
         "parameters": architecture.parameters, "active_parameters": architecture.active_parameters,
     }  # fmt: skip
     metrics = Metrics.from_environment(os.environ, run=recipe.name, parameters=parameters)
-    return [metrics, *([StepFile(given.log)] if given.log else [])]
+    return [metrics, *([StepFile(given.step_log)] if given.step_log else [])]
 
 
 def announce(event: str, words: Mapping[str, Any]) -> None:
@@ -55,7 +55,7 @@ class StepFile:
             with self._path.open("a") as file:
                 file.write(json.dumps(_words(step)) + "\n")
         except OSError as error:
-            print(f"train: --log {self._path}: {error.strerror}", file=sys.stderr, flush=True)
+            print(f"train: --step-log {self._path}: {error.strerror}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """See `Sink`."""
