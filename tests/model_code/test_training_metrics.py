@@ -115,6 +115,9 @@ class Away:
     def __init__(self) -> None:
         self.calls, self.working, self.sent = 0, False, 0
 
+    def open(self) -> None:
+        """Ready at once."""
+
     def send(self, records: Any) -> None:
         self.calls += 1
         if not self.working:
@@ -168,7 +171,8 @@ def test_a_service_that_hangs_neither_blocks_a_step_nor_the_end(
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> dict[str, str]:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.setattr(module, "_CLOSING_S", 60.0)  # mlflow's import, on a busy machine
     return {"MLFLOW_TRACKING_URI": (tmp_path / "mlflow").as_uri()}
 
 
@@ -202,10 +206,15 @@ def test_a_restart_of_the_same_job_continues_its_run(store: dict[str, str]) -> N
         metrics.record(step(first + 1))
         metrics.close()
     made({**store, "ISOMORPH_RUN": "job-8", "MLFLOW_EXPERIMENT_NAME": "week 47"}).close()
-    client, [run] = runs(store, "week 47")
-    history = client.get_metric_history(run.info.run_id, "loss")
-    assert [each.step for each in history] == [1, 2, 3, 4]
-    assert run.info.status == "FINISHED"
+    client, found = runs(store, "week 47")
+    steps = {
+        run.data.tags["isomorph.job"]: [
+            each.step for each in client.get_metric_history(run.info.run_id, "loss")
+        ]
+        for run in found
+    }
+    assert steps == {"job-7": [1, 2, 3, 4], "job-8": []}
+    assert {run.info.status for run in found} == {"FINISHED"}
 
 
 def test_without_the_package_a_warning_says_what_to_install(

@@ -99,6 +99,10 @@ class Service(Protocol):
 
     name: str
 
+    def open(self) -> None:
+        """Get ready, when the run begins."""
+        ...
+
     def send(self, records: Sequence[Record]) -> None:
         """Send some records."""
         ...
@@ -129,6 +133,7 @@ class Background:
         self._thread.join(_CLOSING_S)
 
     def _run(self) -> None:
+        self._guarded(self._service.open)
         while not self._closed.wait(self._period_s):
             self._send()
         self._send()
@@ -160,10 +165,14 @@ class CloudWatch:
         self._dimensions = [{"Name": "Cluster", "Value": cluster}]
         self._client: Any = None
 
+    def open(self) -> None:
+        """See `Service`."""
+        self._client = client("cloudwatch", attempts=2)
+
     def send(self, records: Sequence[Record]) -> None:
         """See `Service`."""
         if self._client is None:
-            self._client = client("cloudwatch", attempts=2)
+            self.open()
         for first in range(0, len(records), _VALUES):
             some = records[first : first + _VALUES]
             self._client.put_metric_data(Namespace=self._namespace, MetricData=self._data(some))

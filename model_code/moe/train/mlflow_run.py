@@ -24,7 +24,7 @@ _DEFAULTS = {
 
 
 class MlflowRun:
-    """Logs records to one run, which is made when the first ones come.
+    """Logs records to one run.
 
     Args:
         uri: As MLFLOW_TRACKING_URI.
@@ -45,26 +45,8 @@ class MlflowRun:
         self._client: Any = None
         self._run_id = ""
 
-    def send(self, records: "Sequence[Record]") -> None:
+    def open(self) -> None:
         """See `Service`."""
-        self._open()
-        from mlflow.entities import Metric
-
-        metrics = (
-            Metric(key, value, int(1000 * record.time.timestamp()), int(record.values["step"] or 0))
-            for record in records
-            for key, value in record.values.items()
-            if value is not None and key != "step"
-        )
-        while some := list(islice(metrics, _METRICS)):
-            self._client.log_batch(self._run_id, metrics=some)
-
-    def finish(self) -> None:
-        """See `Service`."""
-        if self._run_id:
-            self._client.set_terminated(self._run_id)
-
-    def _open(self) -> None:
         if self._run_id:
             return
         for name, value in _DEFAULTS.items():
@@ -83,6 +65,25 @@ class MlflowRun:
         else:
             self._client.update_run(run_id, status="RUNNING")
         self._run_id = run_id
+
+    def send(self, records: "Sequence[Record]") -> None:
+        """See `Service`."""
+        self.open()
+        from mlflow.entities import Metric
+
+        metrics = (
+            Metric(key, value, int(1000 * record.time.timestamp()), int(record.values["step"] or 0))
+            for record in records
+            for key, value in record.values.items()
+            if value is not None and key != "step"
+        )
+        while some := list(islice(metrics, _METRICS)):
+            self._client.log_batch(self._run_id, metrics=some)
+
+    def finish(self) -> None:
+        """See `Service`."""
+        if self._run_id:
+            self._client.set_terminated(self._run_id)
 
     def _experiment_id(self) -> str:
         found = self._client.get_experiment_by_name(self._experiment)
