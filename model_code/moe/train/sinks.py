@@ -1,4 +1,4 @@
-"""Who is told of the steps of a run: standard output, and a file.
+"""Who is told of the steps of a run: standard output, a file, and what metrics.py sends to.
 
 One line of JSON each. `{ $.event = "step" }` is a metric filter that finds them in CloudWatch Logs.
 """
@@ -6,6 +6,7 @@ One line of JSON each. `{ $.event = "step" }` is a metric filter that finds them
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,30 +14,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from model_code.moe.train.metrics import Metrics
 from model_code.moe.train.recipe import Recipe
 from model_code.moe.train.records import Sink, Step
 
 
 def sinks(given: argparse.Namespace, recipe: Recipe) -> list[Sink]:
-    """Return who is told by what the command line and the environment say."""
-    return [Lines(), *([StepFile(given.step_log)] if given.step_log else [])]
+    """Return who is told by what the command line and the environment say.
+
+    Raises:
+        SettingsError: The environment is wrong.
+    """
+    architecture, training = recipe.architecture, recipe.training
+    parameters = {
+        "config": recipe.name, "steps": given.steps, "seed": given.seed, "batch": training.batch,
+        "context": training.context, "rate": training.rate, "gamma": training.gamma,
+        "parameters": architecture.parameters, "active_parameters": architecture.active_parameters,
+    }  # fmt: skip
+    metrics = Metrics.from_environment(os.environ, run=recipe.name, parameters=parameters)
+    return [metrics, *([StepFile(given.step_log)] if given.step_log else [])]
 
 
 def announce(event: str, words: Mapping[str, Any]) -> None:
     """Print what happened besides steps."""
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
     print(json.dumps({"event": event, **words, "time": time}), flush=True)
-
-
-class Lines:
-    """Prints each step."""
-
-    def record(self, step: Step) -> None:
-        """See `Sink`."""
-        announce("step", _words(step))
-
-    def close(self) -> None:
-        """See `Sink`."""
 
 
 class StepFile:
