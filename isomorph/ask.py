@@ -4,11 +4,15 @@ import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from isomorph.environments import Environment
 from isomorph.errors import UserError
+
+POOL_HEADER = "x-isomorph-pool"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +24,8 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int
     seconds: float
+    pool: str = ""
+    experts: dict[str, Any] | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -27,8 +33,38 @@ class Answer:
         return self.completion_tokens / self.seconds if self.seconds else 0.0
 
     def as_dict(self) -> dict[str, object]:
-        """Return the fields and the rate, for JSON."""
-        return {**asdict(self), "tokens_per_second": round(self.tokens_per_second, 2)}
+        """Return the fields and the rate, for JSON; pool and experts where there are any."""
+        fields = {**asdict(self), "tokens_per_second": round(self.tokens_per_second, 2)}
+        unset = {name for name in ("pool", "experts") if not fields[name]}
+        return {name: value for name, value in fields.items() if name not in unset}
+
+
+def body_of(prompt: str, *, max_tokens: int, chat: bool, experts: bool = False) -> bytes:
+    """Return the JSON of a request that is decoded greedily."""
+    body: dict[str, object] = {"max_tokens": max_tokens, "temperature": 0}
+    if chat:
+        body["messages"] = [{"role": "user", "content": prompt}]
+    else:
+        body["prompt"] = prompt
+    if experts:
+        body["experts"] = True
+    return json.dumps(body).encode()
+
+
+def answer_of(
+    said: Mapping[str, Any], *, engine: str, chat: bool, seconds: float, pool: str = ""
+) -> Answer:
+    """Return what a completion's JSON says."""
+    choice, usage = said["choices"][0], said["usage"]
+    return Answer(
+        text=choice["message"]["content"] if chat else choice["text"],
+        engine=engine,
+        prompt_tokens=usage["prompt_tokens"],
+        completion_tokens=usage["completion_tokens"],
+        seconds=round(seconds, 4),
+        pool=pool,
+        experts=usage.get("experts"),
+    )
 
 
 def request_to(environment: Environment, endpoint: str, path: str) -> urllib.request.Request:
@@ -55,8 +91,18 @@ def ask(
     max_tokens: int,
     chat: bool = False,
     timeout: float = 120,
+    pool: str | None = None,
 ) -> Answer:
     """Send `prompt` to a deployed fleet and return its answer, decoded greedily.
+
+    Args:
+        environment: Where it is.
+        slug: Its stack.
+        prompt: What it continues.
+        max_tokens: Of the answer.
+        chat: As a conversation instead of a completion.
+        timeout: Seconds.
+        pool: Which of several pools; they tell which experts worked.
 
     Raises:
         UserError: the stack or its weights are missing, or the fleet refuses or does not answer.
@@ -64,18 +110,16 @@ def ask(
     outputs = environment.outputs(slug)
     if outputs.get("Weights", "").startswith("none"):
         raise UserError(f"{environment.stack(slug)} has no weights: {outputs['Weights']}")
-    body: dict[str, object] = {"max_tokens": max_tokens, "temperature": 0}
-    if chat:
-        body["messages"] = [{"role": "user", "content": prompt}]
-    else:
-        body["prompt"] = prompt
+    body = body_of(prompt, max_tokens=max_tokens, chat=chat, experts=pool is not None)
     path = "/v1/chat/completions" if chat else "/v1/completions"
     request = request_to(environment, outputs["Endpoint"], path)
     request.add_header("Content-Type", "application/json")
+    if pool:
+        request.add_header(POOL_HEADER, pool)
     start = time.monotonic()
     try:
-        with urllib.request.urlopen(request, json.dumps(body).encode(), timeout) as response:  # noqa: S310
-            answer = json.load(response)
+        with urllib.request.urlopen(request, body, timeout) as response:  # noqa: S310
+            answer, served_by = json.load(response), response.headers.get(POOL_HEADER, "")
     except urllib.error.HTTPError as error:
         raise UserError(f"{slug} answered {error.code}: {said(error.read())}") from None
     except OSError as error:
@@ -83,13 +127,8 @@ def ask(
         hint = "" if environment.embedded else "; it is internal: ask from inside the VPC"
         raise UserError(f"{slug} does not answer at {where}: {error}{hint}") from None
     seconds = time.monotonic() - start
-    choice = answer["choices"][0]
-    return Answer(
-        text=choice["message"]["content"] if chat else choice["text"],
-        engine=outputs.get("Engine", ""),
-        prompt_tokens=answer["usage"]["prompt_tokens"],
-        completion_tokens=answer["usage"]["completion_tokens"],
-        seconds=round(seconds, 4),
+    return answer_of(
+        answer, engine=outputs.get("Engine", ""), chat=chat, seconds=seconds, pool=served_by
     )
 
 

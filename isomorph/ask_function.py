@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
 
-from isomorph.ask import Answer, said
+from isomorph.ask import Answer, answer_of, body_of, said
 from isomorph.environments import Environment
 from isomorph.errors import UserError
 
@@ -28,13 +28,9 @@ def ask_function(
     outputs = environment.outputs(slug)
     if "FunctionUrl" not in outputs:
         raise UserError(f"{environment.stack(slug)} has no function; `--on fleet` asks its fleet")
-    body: dict[str, object] = {"max_tokens": max_tokens, "temperature": 0}
-    if chat:
-        body["messages"] = [{"role": "user", "content": prompt}]
-    else:
-        body["prompt"] = prompt
+    body = body_of(prompt, max_tokens=max_tokens, chat=chat)
     path = "/v1/chat/completions" if chat else "/v1/completions"
-    request = signed(environment, outputs["FunctionUrl"], path, json.dumps(body).encode())
+    request = signed(environment, outputs["FunctionUrl"], path, body)
     start = time.monotonic()
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
@@ -44,14 +40,7 @@ def ask_function(
     except (OSError, ValueError) as error:
         raise UserError(f"{slug}'s function does not answer: {error}") from None
     seconds = time.monotonic() - start
-    choice = answer["choices"][0]
-    return Answer(
-        text=choice["message"]["content"] if chat else choice["text"],
-        engine="llama.cpp in Lambda",
-        prompt_tokens=answer["usage"]["prompt_tokens"],
-        completion_tokens=answer["usage"]["completion_tokens"],
-        seconds=round(seconds, 4),
-    )
+    return answer_of(answer, engine="llama.cpp in Lambda", chat=chat, seconds=seconds)
 
 
 def signed(environment: Environment, url: str, path: str, body: bytes) -> urllib.request.Request:

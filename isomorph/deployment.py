@@ -9,7 +9,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from config import EnvironmentConfig, Override
 from isomorph import cdk, function_libraries, output, wheelhouse
-from isomorph.environments import Environment
+from isomorph.environments import Environment, slug_of
 from isomorph.errors import UserError
 from isomorph.paths import state
 from model_code.common import weights
@@ -44,17 +44,31 @@ class WithFunction(Protocol):
     function: OfFunction
 
 
+class OfPools(Protocol):
+    """Settings of pools of fleets."""
+
+    def wheels(self) -> set[tuple[str, str]]:
+        """Return Python and engine of every wheelhouse that they need."""
+
+
+@runtime_checkable
+class WithServing(Protocol):
+    """Settings of an innovation that may have pools."""
+
+    serving: OfPools | None
+
+
 def deploy(
     environment: Environment,
-    slug: str,
+    stack: str,
     *,
     assembly: Path | None = None,
     context: Mapping[str, str] | None = None,
 ) -> None:
     """Deploy one stack of an environment with the CDK CLI, and what it needs."""
-    alone = {} if slug == "foundation" else {"slugs": slug}
+    alone = {} if stack == "foundation" else {"slugs": slug_of(stack)}
     cdk.deploy(
-        [f"{environment.name}/{slug}"],
+        [f"{environment.name}/{stack}"],
         assembly=assembly,
         context={"env": environment.name, **alone, **(context or {})},
         environment=environment.variables,
@@ -75,16 +89,21 @@ def ensure_wheelhouses(
             paths.append(_ensure_function_libraries(slug, settings.function))
         if isinstance(settings, MoeSettings) and settings.training:
             paths += _ensure_training_wheels(slug, settings.training)
-        if not isinstance(settings, OnNodes):
-            continue
-        engine, python = settings.engine, settings.python
-        path = FOLDER / wheelhouse_name(slug, python, engine)
-        if not path.is_file():
-            with output.step(f"download the wheels of {slug} for {engine}, Python {python}") as n:
-                wheelhouse.build(slug, engine=engine, python=python, path=path)
-                n.append(f"{path.stat().st_size / 2**20:.0f} MiB")
-        paths.append(path)
+        if isinstance(settings, WithServing) and settings.serving:
+            wanted = sorted(settings.serving.wheels())
+            paths += [_ensure_wheels(slug, python, engine) for python, engine in wanted]
+        if isinstance(settings, OnNodes):
+            paths.append(_ensure_wheels(slug, settings.python, settings.engine))
     return paths
+
+
+def _ensure_wheels(slug: str, python: str, engine: str) -> Path:
+    path = FOLDER / wheelhouse_name(slug, python, engine)
+    if not path.is_file():
+        with output.step(f"download the wheels of {slug} for {engine}, Python {python}") as notes:
+            wheelhouse.build(slug, engine=engine, python=python, path=path)
+            notes.append(f"{path.stat().st_size / 2**20:.0f} MiB")
+    return path
 
 
 def _ensure_training_wheels(slug: str, training: MoeTrainingSettings) -> list[Path]:
@@ -140,15 +159,33 @@ def push_weights(environment: Environment, slug: str, folder: Path) -> str:
     return pushed
 
 
-def wait_until_served(environment: Environment, slug: str, *, seconds: float = 120) -> list[str]:
-    """Wait until as many machines of a fleet are in service as it wants, and return their ids.
+def fleets(outputs: Mapping[str, str]) -> dict[str, str]:
+    """Return the Auto Scaling groups that a stack put out, by the names of its fleets."""
+    if "Fleets" in outputs:
+        pairs = [each.partition("=") for each in outputs["Fleets"].split(",")]
+        return {name: group for name, _, group in pairs}
+    return {"fleet": outputs["Fleet"]} if "Fleet" in outputs else {}
+
+
+def wait_until_served(environment: Environment, stack: str, *, seconds: float = 120) -> list[str]:
+    """Wait until as many machines of each fleet are in service as it wants, and return their ids.
 
     Raises:
         UserError: not in time, or a machine that gave up; the message has the machine's own words.
     """
-    group = environment.outputs(slug)["Fleet"]
-    client = environment.client("autoscaling")
+    groups = fleets(environment.outputs(stack)).values()
     deadline = time.monotonic() + seconds
+    return [
+        machine
+        for group in groups
+        for machine in _wait_for(environment, stack, group, deadline, seconds)
+    ]
+
+
+def _wait_for(
+    environment: Environment, stack: str, group: str, deadline: float, seconds: float
+) -> list[str]:
+    client = environment.client("autoscaling")
     while True:
         with environment.aws_errors():
             [fleet] = client.describe_auto_scaling_groups(AutoScalingGroupNames=[group])[
@@ -163,7 +200,7 @@ def wait_until_served(environment: Environment, slug: str, *, seconds: float = 1
             return served
         if time.monotonic() > deadline:
             raise UserError(
-                f"{environment.stack(slug)}: {len(served)} of {fleet['DesiredCapacity']} machines "
+                f"{environment.stack(stack)}: {len(served)} of {fleet['DesiredCapacity']} machines "
                 f"serve after {seconds:.0f} s; {machines_say(environment, group)}"
             )
         time.sleep(0.25)

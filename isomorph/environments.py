@@ -86,6 +86,10 @@ class Environment:
         ]
         return [stack for stack in stacks if status_of(stack) == "real"]
 
+    def stacks_of(self, name: str) -> list[str]:
+        """Return the stacks that a name on the command line means: an innovation's, or one."""
+        return [stack for stack in self.stack_ids() if name in (stack, slug_of(stack))]
+
     @contextmanager
     def aws_errors(self) -> Iterator[None]:
         """Turn what AWS says to a refused or unanswered call into one line."""
@@ -129,6 +133,13 @@ class Environment:
             raise UserError(f"{self.stack(stack)} is not deployed; deploy it with `{deploy}`")
         outputs: dict[str, str] = found["outputs"]
         return outputs
+
+
+def slug_of(stack: str) -> str:
+    """Return the innovation that a stack is of: itself, or that of one of several stacks."""
+    from stacks.map_data import INNOVATIONS
+
+    return next((row.slug for row in INNOVATIONS if stack in row.stack_ids), stack)
 
 
 def load(name: str) -> Environment:

@@ -46,7 +46,7 @@ def lifecycle_scripts(
         "python": python_command(chosen.python),
         "metric_namespace": NAMESPACE,
         "mlflow": chosen.mlflow,
-        "accounting": int(chosen.orchestrator == "slurm" and chosen.accounting is None),
+        "accounting": int(_keeps_accounts(chosen)),
         "expert_parallel": chosen.expert_parallel,
         # On this machine jobs belong to whoever started it, and nothing restarts a node.
         "user": None if chosen.python == HOST else "ubuntu",
@@ -96,6 +96,11 @@ def bucket_parameter(stack: Stack, base: Base, data: s3.IBucket) -> str:
         description="bucket of training data (data/) and checkpoints (checkpoints/)",
     )
     return parameter.string_value
+
+
+def _keeps_accounts(chosen: MoeTrainingSettings) -> bool:
+    """Tell whether the controller keeps Slurm's accounts in a MariaDB; this machine has none."""
+    return chosen.orchestrator == "slurm" and chosen.accounting is None and chosen.python != HOST
 
 
 def engine_of(chosen: MoeTrainingSettings) -> str | None:

@@ -23,10 +23,11 @@ def destroy(name: str, slugs: tuple[str, ...], yes: bool, json_: bool) -> None:
     """
     environment = load(name)
     on = environment.stack_ids()
-    unknown = [slug for slug in slugs if slug not in (*on, "foundation")]
+    named = {slug: environment.stacks_of(slug) for slug in slugs if slug != "foundation"}
+    unknown = [slug for slug, stacks in named.items() if not stacks]
     if unknown:
         raise UserError(f"{name} has no {', '.join(unknown)}; it has: {', '.join(on)}, foundation")
-    stacks = list(slugs) or [*on, "foundation"]
+    stacks = [stack for slug in slugs for stack in named.get(slug, [slug])] or [*on, "foundation"]
     if not yes:
         click.confirm(f"Destroy {', '.join(environment.stack(s) for s in stacks)}?", abort=True)
     if "foundation" in stacks and environment.config.data == "disposable":

@@ -3,8 +3,7 @@
 import click
 
 from isomorph import output
-from isomorph.ask import ask
-from isomorph.ask_function import ask_function
+from isomorph.ask_halves import ask_halves, experts_that_worked, serving_stack
 from isomorph.environments import load
 
 
@@ -18,11 +17,12 @@ from isomorph.environments import load
 @click.option(
     "--on",
     "where",
-    type=click.Choice(["fleet", "function", "all"]),
+    type=click.Choice(["fleet", "function", "endpoint", "pools", "all"]),
     default="all",
     show_default=True,
     help="Which half of it to ask, where it has two.",
 )
+@click.option("--pool", help="Ask this pool, whatever the router of pools says.")
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def run(
     slug: str,
@@ -32,22 +32,19 @@ def run(
     max_tokens: int,
     chat: bool,
     where: str,
+    pool: str | None,
     json_: bool,
 ) -> None:
     """Ask the innovation SLUG to continue PROMPT."""
     environment = load(name)
+    stack = serving_stack(environment, slug)
     if engine:
         from isomorph.deployment import ensure_engine
 
-        ensure_engine(environment, slug, engine)
-    answers = {}
-    if where in ("fleet", "all"):
-        answers["fleet"] = ask(environment, slug, prompt, max_tokens=max_tokens, chat=chat)
-    has_function = "FunctionUrl" in environment.outputs(slug)
-    if where == "function" or (where == "all" and has_function):
-        answers["function"] = ask_function(
-            environment, slug, prompt, max_tokens=max_tokens, chat=chat
-        )
+        ensure_engine(environment, stack, engine)
+    answers = ask_halves(
+        environment, stack, prompt, where=where, pool=pool, max_tokens=max_tokens, chat=chat
+    )
     if json_:
         only = next(iter(answers.values())).as_dict()
         both = {half: answer.as_dict() for half, answer in answers.items()}
@@ -55,7 +52,10 @@ def run(
         return
     for half, answer in answers.items():
         click.echo(answer.text if chat else prompt + answer.text)
+        who = half if len(answers) > 1 else answer.engine
         output.say(
-            f"({half if len(answers) > 1 else answer.engine}, {answer.completion_tokens} tokens in "
-            f"{answer.seconds:.2f} s, {answer.tokens_per_second:.0f} tokens/s)"
+            f"({who}{f' {answer.pool}' if answer.pool else ''}, {answer.completion_tokens} tokens "
+            f"in {answer.seconds:.2f} s, {answer.tokens_per_second:.0f} tokens/s)"
         )
+        if answer.experts:
+            output.say(experts_that_worked(answer.experts))

@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from isomorph import cdk, output, samples, terms, trained
-from isomorph.ask import ask
-from isomorph.ask_function import ask_function
-from isomorph.environments import Environment, load
+from isomorph.ask_halves import answers, ask_halves, halves
+from isomorph.environments import Environment, load, slug_of
 from isomorph.errors import UserError
 from isomorph.machine import need_openmp
 from isomorph.paths import state
@@ -46,8 +45,10 @@ def up(slugs: tuple[str, ...], port: int, accept_gemma: bool, json_: bool) -> No
         chosen = _without_unaccepted_terms(environment, chosen)
     need_openmp()
     start = time.monotonic()
-    deployment.ensure_wheelhouses(environment.config, chosen)
-    folders = {slug: _weights(environment, slug) for slug in chosen}
+    slugs = tuple(dict.fromkeys(slug_of(stack) for stack in chosen))
+    deployment.ensure_wheelhouses(environment.config, slugs)
+    served = dict.fromkeys(slug_of(stack) for stack in chosen if answers(stack))
+    folders = {slug: _weights(environment, slug) for slug in served}
     prepared = time.monotonic()
 
     began = daemon.status(state()) is None
@@ -55,17 +56,19 @@ def up(slugs: tuple[str, ...], port: int, accept_gemma: bool, json_: bool) -> No
         if began:
             with output.step("start the embedded AWS") as notes:
                 notes.append(daemon.start(state(), port).endpoint)
-        assembly = _bootstrap_and_synthesize(environment, chosen)
+        assembly = _bootstrap_and_synthesize(environment, list(slugs))
         with output.step("cdk deploy local/foundation"):
             deployment.deploy(environment, "foundation", assembly=assembly)
-        for slug in chosen:
+        for slug, folder in folders.items():
             with output.step(f"push the weights of {slug}"):
-                deployment.push_weights(environment, slug, folders[slug])
-            with output.step(f"cdk deploy local/{slug}"):
-                deployment.deploy(environment, slug, assembly=assembly)
-            with output.step(f"wait for local/{slug}") as notes:
-                notes.append(", ".join(deployment.wait_until_served(environment, slug)))
-        rows = [_row(environment, slug) for slug in chosen]
+                deployment.push_weights(environment, slug, folder)
+        for stack in chosen:
+            with output.step(f"cdk deploy local/{stack}"):
+                deployment.deploy(environment, stack, assembly=assembly)
+            if answers(stack):
+                with output.step(f"wait for local/{stack}") as notes:
+                    notes.append(", ".join(deployment.wait_until_served(environment, stack)))
+        rows = [_row(environment, stack) for stack in chosen]
     except KeyboardInterrupt:
         if began:  # what this command started, it takes away again
             daemon.stop(state())
@@ -83,13 +86,24 @@ def up(slugs: tuple[str, ...], port: int, accept_gemma: bool, json_: bool) -> No
                 row["stack"],
                 str(row["resources"]),
                 row["runs_in"],
-                " ".join((PROMPT + row["answer"]["text"]).split()),
-                f"{row['answer']['tokens_per_second']:.0f}",
+                *_said(row),
             )
             for row in rows
         ],
     )
-    output.say(f'up in {own:.0f} s; ask it more: .venv/bin/isomorph run {chosen[0]} "PROMPT"')
+    if folders:
+        more = f'ask it more: .venv/bin/isomorph run {next(iter(folders))} "PROMPT"'
+    else:
+        more = f"go on with .venv/bin/isomorph start {slugs[0]}"
+    output.say(f"up in {own:.0f} s; {more}")
+
+
+def _said(row: dict[str, Any]) -> tuple[str, str]:
+    """Return a row's text and its speed; both empty where nothing answers."""
+    if "answer" not in row:
+        return "", ""
+    answer = row["answer"]
+    return " ".join((PROMPT + answer["text"]).split()), f"{answer['tokens_per_second']:.0f}"
 
 
 def _bootstrap_and_synthesize(environment: Environment, slugs: list[str]) -> Path:
@@ -115,35 +129,42 @@ def _bootstrap_and_synthesize(environment: Environment, slugs: list[str]) -> Pat
 
 
 def _chosen(environment: Environment, slugs: tuple[str, ...]) -> list[str]:
-    """Return the innovations to bring up, in the order of the map.
+    """Return the stacks to bring up, in the order of the map; an innovation means all of its own.
 
     Raises:
         UserError: a slug that `local` does not turn on, or that is only planned.
     """
     on = environment.stack_ids()
+    wanted = {stack for slug in slugs for stack in environment.stacks_of(slug)}
     for slug in slugs:
-        if slug not in on:
+        if not environment.stacks_of(slug):
+            known = dict.fromkeys(name for stack in on for name in (slug_of(stack), stack))
             raise UserError(
-                f"{slug!r} cannot be brought up: config/local.yaml turns on {', '.join(on)}; "
+                f"{slug!r} cannot be brought up: config/local.yaml turns on {', '.join(known)}; "
                 f"`isomorph list` shows what is real and what is planned"
             )
     if slugs:
-        return [slug for slug in on if slug in slugs]
-    models = {slug: environment.config.innovations[slug]["model"] for slug in on}
-    for slug in on:
-        if models[slug] in trained.TRAINED:
+        return [stack for stack in on if stack in wanted]
+    models = {stack: _model(environment, stack) for stack in on}
+    for slug in dict.fromkeys(slug_of(stack) for stack in on):
+        model = environment.config.innovations[slug]["model"]
+        if model in trained.TRAINED:
             output.say(
-                f"{slug} is left out: {models[slug]} is trained on this machine first, with torch; "
+                f"{slug} is left out: {model} is trained on this machine first, with torch; "
                 f"bring it up with `isomorph up {slug}`"
             )
-    return [slug for slug in on if models[slug] not in trained.TRAINED]
+    return [stack for stack in on if models[stack] not in trained.TRAINED]
+
+
+def _model(environment: Environment, stack: str) -> str:
+    return str(environment.config.innovations[slug_of(stack)]["model"])
 
 
 def _without_unaccepted_terms(environment: Environment, slugs: list[str]) -> list[str]:
     """Return what may be brought up without a word, and say what is left out and why."""
     kept = []
     for slug in slugs:
-        model = environment.config.innovations[slug]["model"]
+        model = _model(environment, slug)
         sample = samples.SAMPLES.get(model)
         if sample is None or sample.terms is None or terms.accepted(sample.terms):
             kept.append(slug)
@@ -170,43 +191,51 @@ def _weights(environment: Environment, slug: str) -> Path:
     return folder
 
 
-def _row(environment: Environment, slug: str) -> dict[str, Any]:
-    """Return what the table says of one innovation, after asking its model."""
-    stack = environment.stack(slug)
+def _row(environment: Environment, stack: str) -> dict[str, Any]:
+    """Return what the table says of one stack, after asking its model if it has one.
+
+    The first half that answers is `answer`; others have their own names.
+    """
     pages = environment.client("cloudformation").get_paginator("list_stack_resources")
-    count = sum(len(p["StackResourceSummaries"]) for p in pages.paginate(StackName=stack))
-    with output.step(f"ask {slug}"):
-        answer = ask(environment, slug, PROMPT, max_tokens=16)
-    function: dict[str, Any] = {}
-    if "FunctionUrl" in environment.outputs(slug):
-        with output.step(f"ask the function of {slug}, which loads its model first"):
-            said = ask_function(environment, slug, PROMPT, max_tokens=16)
-        function = {"function": said.as_dict()}
+    name = environment.stack(stack)
+    count = sum(len(p["StackResourceSummaries"]) for p in pages.paginate(StackName=name))
+    said: dict[str, Any] = {}
+    for half in halves(environment.outputs(stack)) if answers(stack) else []:
+        with output.step(f"ask {stack} ({half})"):
+            found = ask_halves(environment, stack, PROMPT, where=half, max_tokens=16)[half]
+        said["answer" if not said else half] = found.as_dict()
     return {
-        **function,
-        "innovation": slug,
-        "stack": stack,
+        **said,
+        "innovation": slug_of(stack),
+        "stack": name,
         "resources": count,
-        "runs_in": _where(environment, slug),
-        "answer": answer.as_dict(),
+        "runs_in": _where(environment, stack),
     }
 
 
 def _where(environment: Environment, slug: str) -> str:
     """Return the machine and the process that serve."""
+    from isomorph.deployment import fleets
     from local_aws import daemon
 
-    group = environment.outputs(slug)["Fleet"]
-    name = environment.outputs(slug).get("Function")
+    outputs = environment.outputs(slug)
+    groups, name = fleets(outputs).values(), outputs.get("Function")
     running = daemon.status(state())
     if running is None:
         return ""
     places = [
         f"{row['id']} (pid {row['pid']}, port {row['port']})"
         for row in running.machines()
-        if row["group"] == group
+        if row["group"] in groups
     ]
     places += [
         f"function (pid {row['pid']})" for row in running.functions() if row["function"] == name
     ]
+    places += [
+        f"endpoint (pid {row['pid']}, port {row['port']})"
+        for row in running.containers()
+        if row["endpoint"] == outputs.get("SageMakerEndpoint")
+    ]
+    nodes = [row for row in running.nodes() if row["cluster"] == outputs.get("ClusterName")]
+    places += [f"{row['group']} {row['name']} ({row['state'].lower()})" for row in nodes]
     return ", ".join(places)

@@ -8,6 +8,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,6 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(f"train: {error}", file=sys.stderr, flush=True)
         return 1
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        # Leaving as usual waits for a checkpoint's thread, which may wait for a rank that is gone.
+        os._exit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", type=Path, help="a Hugging Face folder to begin with")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--peak-tflops", type=float, help="of one device, for the utilization")
-    parser.add_argument("--log", type=Path, help="a file for the steps, a line of JSON each")
+    parser.add_argument("--step-log", type=Path, help="a file for the steps, a line of JSON each")
     parser.add_argument("--dry-run", action="store_true", help="only say what it would take")
     parser.add_argument("--ranks", type=int, default=1, help="of the dry run")
     parser.add_argument("--memory-gb", type=float, help="of a device of the dry run")
@@ -85,9 +91,10 @@ def _train(given: argparse.Namespace, recipe: Recipe) -> int:
     from model_code.moe.train.run import train
     from model_code.moe.train.sinks import announce, sinks
 
-    stop: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
     ranks = join(given.device)
+    stop: list[int] = []
+    # From here on only: a rank that waits for the others to come should end at once.
+    signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
     told = sinks(given, recipe) if ranks.first else []
     say = announce if ranks.first else lambda *_: None
     say("start", {"config": recipe.name, "ranks": ranks.count, "steps": given.steps,

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
@@ -30,6 +31,8 @@ from model_code.moe.train.ranks import Ranks
 from model_code.moe.train.recipe import TrainingError
 from model_code.moe.train.safe_reader import SafeReader
 
+# Of one process without a group that is what is wanted, each time.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or")
 MARKER = "checkpoint.json"
 _VERSION = 1
 Tensors = dict[str, Tensor]

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from model_code.moe.train.meeting import torchrun_store
 from model_code.moe.train.recipe import TrainingError
 
 
@@ -58,6 +59,11 @@ def join(device: str) -> Ranks:
         torch.cuda.set_device(place)
     if "RANK" not in os.environ:
         return Ranks(0, 1, place)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo")
+    index, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+    if (store := torchrun_store()) is None:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=store, rank=index, world_size=count)
     files = dist.new_group(backend="gloo")
-    return Ranks(dist.get_rank(), dist.get_world_size(), place, files)
+    return Ranks(index, count, place, files)

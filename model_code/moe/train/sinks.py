@@ -19,7 +19,7 @@ from model_code.moe.train.records import Sink, Step
 
 def sinks(given: argparse.Namespace, recipe: Recipe) -> list[Sink]:
     """Return who is told by what the command line and the environment say."""
-    return [Lines(), *([StepFile(given.log)] if given.log else [])]
+    return [Lines(), *([StepFile(given.step_log)] if given.step_log else [])]
 
 
 def announce(event: str, words: Mapping[str, Any]) -> None:
@@ -53,7 +53,7 @@ class StepFile:
             with self._path.open("a") as file:
                 file.write(json.dumps(_words(step)) + "\n")
         except OSError as error:
-            print(f"train: --log {self._path}: {error.strerror}", file=sys.stderr, flush=True)
+            print(f"train: --step-log {self._path}: {error.strerror}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """See `Sink`."""
