@@ -117,6 +117,7 @@ ENDPOINTS: Template = {
         },
         MinCapacity=1,
         MaxCapacity=3,
+        Tags=[{"Key": "project", "Value": "contract"}],
     ),
     "EndpointPolicy": resource(
         "ApplicationAutoScaling::ScalingPolicy",

@@ -22,6 +22,8 @@ ONLY_IN_ACCOUNTS = {
     "AWS::SageMaker::ClusterSchedulerConfig": "HyperPod has task governance on EKS alone",
     "AWS::SageMaker::ComputeQuota": "HyperPod has task governance on EKS alone",
     "AWS::AutoScaling::WarmPool": "local has one machine, and stopped machines are not played",
+    "AWS::Scheduler::Schedule": "a local endpoint costs nothing at night",
+    "AWS::StepFunctions::StateMachine": "comes with the schedule",
     "AWS::SNS::Subscription": "local has nobody to write to",
 }
 

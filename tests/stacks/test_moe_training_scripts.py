@@ -93,6 +93,16 @@ class Assembly:
         return {name for one in found for name in ([one] if isinstance(one, str) else one)}
 
 
+def parameter_of(template: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameter that the scripts read."""
+    [found] = [
+        each["Properties"]
+        for each in resources(template, "AWS::SSM::Parameter").values()
+        if each["Properties"]["Name"].endswith("/training")
+    ]
+    return dict(found)
+
+
 @pytest.fixture(scope="module")
 def assembly(wheels):
     return Assembly(wheels)
@@ -160,7 +170,7 @@ def test_an_accounting_database_leaves_none_to_the_scripts(wheels):
 
 
 def test_the_parameter_has_what_a_deployment_makes(assembly):
-    parameter = only(assembly.template, "AWS::SSM::Parameter")
+    parameter = parameter_of(assembly.template)
     assert parameter["Name"] == assembly.told()["parameter"] == "/isomorph/test/moe/training"
     text = literal(parameter["Value"])
     assert '"data_bucket":"{test-foundation-TrainingBucket}"' in text
@@ -168,11 +178,20 @@ def test_the_parameter_has_what_a_deployment_makes(assembly):
         assert name in text
 
 
+def test_commands_find_data_and_checkpoints_without_asking_the_foundation(assembly):
+    outputs = assembly.template["Outputs"]
+    for name, prefix in (("DataUrl", "data"), ("CheckpointUrl", "checkpoints")):
+        url = outputs[name]["Value"]
+        assert "Fn::ImportValue" not in str(url)
+        assert literal(url).startswith("s3://")
+        assert literal(url).endswith(f"/{prefix}/")
+
+
 def test_no_secret_is_in_scripts_or_parameter(wheels):
     database = {"endpoint": "db.internal", "secret_arn": SECRET}
     found = Assembly(wheels, {"accounting": database, "continuous": True})
     assert SECRET not in "".join(found.scripts().values())
-    assert "secret" not in literal(only(found.template, "AWS::SSM::Parameter")["Value"])
+    assert "secret" not in literal(parameter_of(found.template)["Value"])
 
 
 def test_the_role_may_do_what_scripts_and_hyperpod_call_and_nothing_else(assembly):

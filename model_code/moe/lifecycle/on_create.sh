@@ -23,8 +23,8 @@ trap 'fail "line $LINENO of on_create.sh failed: $BASH_COMMAND"' ERR
 
 # From settings.json, which the stack puts beside this script, and the parameter that it names, to
 # lines NAME=VALUE for the scripts. A shell reads them, so values are held to harmless characters.
-write_settings() { # FILE of JSON, what it is called in a message
-  python3 - "$1" "$2" <<'PYTHON' 2>"$ETC/error" || fail "$(tail -n 1 "$ETC/error")"
+write_settings() { # FILE of JSON, what it is called in a message, FILE of lines to add to
+  python3 - "$1" "$2" <<'PYTHON' >>"$3" 2>"$ETC/error" || fail "$(tail -n 1 "$ETC/error")"
 import json, re, sys
 path, called = sys.argv[1:]
 try:
@@ -56,7 +56,8 @@ PYTHON
 read_settings() {
   local try name
   mkdir -p "$ETC"
-  write_settings "$HERE/settings.json" settings.json >"$ETC/cluster.env.new"
+  : >"$ETC/cluster.env.new"
+  write_settings "$HERE/settings.json" settings.json "$ETC/cluster.env.new"
   load "$ETC/cluster.env.new"
   export AWS_DEFAULT_REGION="${AWS_REGION:-}" # what version 1 of the AWS CLI reads
   for ((try = 1; ; try++)); do
@@ -65,7 +66,7 @@ read_settings() {
     [ "$try" -lt "$TRIES" ] || fail "cannot read the parameter '${ISOMORPH_PARAMETER:-}' after $try tries"
     sleep $((BACKOFF * 2 ** (try - 1)))
   done
-  write_settings "$ETC/parameter.json" "the parameter $ISOMORPH_PARAMETER" >>"$ETC/cluster.env.new"
+  write_settings "$ETC/parameter.json" "the parameter $ISOMORPH_PARAMETER" "$ETC/cluster.env.new"
   load "$ETC/cluster.env.new"
   for name in ISOMORPH_CLUSTER ISOMORPH_LOG_GROUP ISOMORPH_CODE_URL ISOMORPH_CODE_SHA256 ISOMORPH_PYTHON \
     ISOMORPH_FSX_PATH; do

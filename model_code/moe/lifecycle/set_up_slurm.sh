@@ -58,6 +58,6 @@ else
   leave_out slurmctld
   daemon=slurmd
 fi
-systemctl daemon-reload
+systemctl daemon-reload || fail "systemctl cannot read the units"
 systemctl enable --now "$daemon" || fail "systemctl cannot start $daemon"
 [ "$ISOMORPH_NODE_TYPE" = login ] || systemctl is-active --quiet "$daemon" || fail "$daemon ended at once"

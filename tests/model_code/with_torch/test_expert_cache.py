@@ -70,9 +70,7 @@ def cache_of(
     return ExpertCache(index, source, metrics, budget_bytes=slots * EXPERT, **more), metrics
 
 
-def decoder_of(
-    folder: Path, cache: ExpertCache | None = None, *, prefetch: bool = True
-) -> Decoder:
+def decoder_of(folder: Path, cache: ExpertCache | None = None, *, prefetch: bool = True) -> Decoder:
     prepare = partial(install, cache=cache, prefetch=prefetch) if cache else None
     return load_folder(folder, context=128, dtype=torch.float32, prepare=prepare).decoder
 
@@ -139,9 +137,7 @@ def test_without_a_compiler_it_computes_the_same(divided: Path, stock: None) -> 
     )
 
 
-def test_experts_in_bfloat16_stay_so_and_count_as_their_floats(
-    whole: Path, tmp_path: Path
-) -> None:
+def test_experts_in_bfloat16_stay_so_and_count_as_their_floats(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bf16"
     decoder = decoder_of(whole).bfloat16()
     from model_code.mla import train_tiny
@@ -297,7 +293,9 @@ def test_a_command_divides_and_says_what_it_made(
     assert layout.main([str(whole), str(out)]) == 0
     assert capsys.readouterr().out == f"{out}: 16 experts of 6,144 bytes in 2 files\n"
     assert layout.main([str(whole), str(out)]) == 1
-    assert capsys.readouterr().err == f"layout: {out}: is there already; name a folder that is not\n"
+    assert (
+        capsys.readouterr().err == f"layout: {out}: is there already; name a folder that is not\n"
+    )
 
 
 def damage(path: Path, change: Callable[[bytearray], None]) -> None:
@@ -318,9 +316,7 @@ def test_a_wrong_byte_is_found_by_its_experts_digest(copy: Path) -> None:
     cache, _ = cache_of(copy, 8)
     damage(copy / "experts-layer-002.safetensors", lambda data: data.__setitem__(-5, data[-5] ^ 1))
     visit(cache, 1, *range(8))
-    with pytest.raises(
-        WeightsError, match="expert 7 of layer 2 has sha256 .*, experts.json says "
-    ):
+    with pytest.raises(WeightsError, match="expert 7 of layer 2 has sha256 .*, experts.json says "):
         visit(cache, 2, *range(8))
 
 
@@ -338,7 +334,10 @@ def test_a_file_that_is_gone_is_named(copy: Path) -> None:
         (lambda value: value["layers"].pop("1"), "lists other layers or experts than config.json"),
         (lambda value: value["layers"]["1"].update(file="../x"), "is no name of a safetensors"),
         (lambda value: value["layers"]["1"]["experts"][0].__setitem__(3, "x"), "is no sha256"),
-        (lambda value: value["layers"]["1"]["experts"][0].__setitem__(0, -8), "expert begins at -8"),
+        (
+            lambda value: value["layers"]["1"]["experts"][0].__setitem__(0, -8),
+            "expert begins at -8",
+        ),
     ],
 )
 def test_a_list_of_experts_that_is_wrong_is_refused(
@@ -352,7 +351,9 @@ def test_a_list_of_experts_that_is_wrong_is_refused(
 
 
 @pytest.mark.parametrize("length", [3, 100, 10_000])
-def test_a_header_that_is_cut_is_told_with_the_file(whole: Path, tmp_path: Path, length: int) -> None:
+def test_a_header_that_is_cut_is_told_with_the_file(
+    whole: Path, tmp_path: Path, length: int
+) -> None:
     path = tmp_path / "cut.safetensors"
     path.write_bytes((whole / "model.safetensors").read_bytes()[:length])
     with pytest.raises(WeightsError, match="cut.safetensors: truncated or damaged"):
