@@ -21,11 +21,11 @@ def ask_endpoint(
     from botocore.exceptions import BotoCoreError, ClientError
 
     outputs = environment.outputs(stack)
-    name = outputs.get(OUTPUT)
+    name = outputs.get(OUTPUT)  # put out only while there are weights
+    if name is None and outputs.get("Weights", "").startswith("none"):
+        raise UserError(f"{environment.stack(stack)} has no weights: {outputs['Weights']}")
     if name is None:
         raise UserError(f"{environment.stack(stack)} has no endpoint; `--on pools` asks its pools")
-    if name == "none":
-        raise UserError(f"{environment.stack(stack)} has no weights: {outputs['Weights']}")
     client = environment.client("sagemaker-runtime")
     start = time.monotonic()
     try:

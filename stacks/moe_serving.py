@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from aws_cdk import CfnOutput, Duration, Stack, Token
+from aws_cdk import CfnOutput, Duration, Stack
 from constructs import Construct
 
 from constructs_lib import (
@@ -244,8 +244,7 @@ class MoeServingStack(Stack):
                 log_key=self._site.log_key,
                 retained=self._base.retained,
             )
-        there = Token.as_string(self._weights.if_present(endpoint.name, "none"))
-        CfnOutput(self, "SageMakerEndpoint", value=there)
+        CfnOutput(self, "SageMakerEndpoint", value=endpoint.name, condition=self._weights.present)
         CfnOutput(self, "Size", value="; ".join(size.reasons))
         return endpoint
 

@@ -242,9 +242,7 @@ def test_the_endpoint_exists_only_while_there_are_weights(both) -> None:
     [condition] = conditions
     pointer = both["Conditions"][condition]["Fn::Not"][0]["Fn::Equals"]
     assert pointer[1] == "none"
-    name = both["Outputs"]["SageMakerEndpoint"]["Value"]
-    assert name["Fn::If"][0] == condition
-    assert name["Fn::If"][2] == "none"
+    assert both["Outputs"]["SageMakerEndpoint"]["Condition"] == condition
 
 
 def test_nothing_of_the_endpoint_has_a_name_of_its_own(both) -> None:
