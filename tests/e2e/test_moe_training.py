@@ -120,7 +120,7 @@ def test_a_run_trains_on_two_nodes_and_is_done(local, isomorph, shared) -> None:
     assert len(losses) == 12
     assert losses[-1] < losses[0] - 0.3
     assert events(done.stdout, "step")[-1]["dropped_tokens"] == 0
-    [state] = [row for row in json.loads(isomorph("status", "local", "moe", "--json").stdout)]
+    [state] = json.loads(isomorph("status", "local", "moe", "--json").stdout)
     assert (state["job"], state["state"], state["nodes"]) == (job, "done", 2)
     url = local.outputs("moe-training")["CheckpointUrl"]
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
