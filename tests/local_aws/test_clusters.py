@@ -84,7 +84,7 @@ def code(**changed: str) -> bytes:
 
 def pip_alone() -> bytes:
     """A wheelhouse with nothing to install: a pip that does nothing."""
-    return zipped({"pip-0-py3-none-any.whl/pip/__main__.py": ""})
+    return zipped({"pip-0-py3-none-any.whl/pip/__main__.py": "", "requirements-native.txt": ""})
 
 
 class Deployment:
