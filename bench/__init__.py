@@ -36,6 +36,15 @@ def _mla() -> Iterator[Row]:
     yield from mla_nodes.shared_prefixes(weights)
 
 
+def _moe() -> Iterator[Row]:
+    """A mixture of experts, on random weights and on the tiny model that is trained here."""
+    if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
+        raise UserError(f"bench moe needs {', '.join(missing)}; install them with `make torch`")
+    from bench import moe
+
+    yield from moe.rows()
+
+
 def _planner() -> Iterator[Row]:
     from bench import planner
 
@@ -67,6 +76,7 @@ BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
     "common": _common,
     "gqa": _gqa,
     "mla": _mla,
+    "moe": _moe,
     "planner": _planner,
     "sliding_window": _sliding_window,
 }

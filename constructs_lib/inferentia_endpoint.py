@@ -197,7 +197,6 @@ class InferentiaEndpoint(Construct):
                     volume_size_in_gb=machines.volume_gib,
                     model_data_download_timeout_in_seconds=machines.download_seconds,
                     container_startup_health_check_timeout_in_seconds=machines.startup_seconds,
-                    enable_ssm_access=False,
                     routing_config=sagemaker.CfnEndpointConfig.RoutingConfigProperty(
                         routing_strategy="LEAST_OUTSTANDING_REQUESTS"
                     ),

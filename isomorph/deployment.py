@@ -44,20 +44,6 @@ class WithFunction(Protocol):
     function: OfFunction
 
 
-class OfPools(Protocol):
-    """Settings of pools of fleets."""
-
-    def wheels(self) -> set[tuple[str, str]]:
-        """Return Python and engine of every wheelhouse that they need."""
-
-
-@runtime_checkable
-class WithServing(Protocol):
-    """Settings of an innovation that may have pools."""
-
-    serving: OfPools | None
-
-
 def deploy(
     environment: Environment,
     stack: str,
@@ -89,7 +75,7 @@ def ensure_wheelhouses(
             paths.append(_ensure_function_libraries(slug, settings.function))
         if isinstance(settings, MoeSettings) and settings.training:
             paths += _ensure_training_wheels(slug, settings.training)
-        if isinstance(settings, WithServing) and settings.serving:
+        if isinstance(settings, MoeSettings) and settings.serving:
             wanted = sorted(settings.serving.wheels())
             paths += [_ensure_wheels(slug, python, engine) for python, engine in wanted]
         if isinstance(settings, OnNodes):

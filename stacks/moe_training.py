@@ -32,7 +32,13 @@ from stacks.base import Base
 from stacks.moe import MoeSettings
 from stacks.moe_training_settings import MoeTrainingSettings
 from stacks.moe_training_teams import admit_pods, govern, training_eks
-from stacks.moe_training_told import ENTRY, NAMESPACE, lifecycle_scripts, parameter
+from stacks.moe_training_told import (
+    ENTRY,
+    NAMESPACE,
+    bucket_parameter,
+    lifecycle_scripts,
+    parameter,
+)
 
 # What a bill calls the services that a training cluster costs money with.
 SERVICES = ("Amazon SageMaker", "Amazon FSx", "Amazon Elastic Container Service for Kubernetes")
@@ -66,7 +72,7 @@ class MoeTrainingStack(Stack):
         ground = self._ground(chosen, base, data)
         eks = self._eks(chosen, ground, base)
         start = self._start(settings, ground, data, base, eks)
-        self._put_out(chosen, ground, data, start)
+        self._put_out(chosen, ground, bucket_parameter(self, base, data), start)
         if eks is None or _has_chart(chosen):
             self._cluster(chosen, ground, start, eks)
         else:
@@ -212,14 +218,14 @@ class MoeTrainingStack(Stack):
         CfnOutput(self, "DashboardName", value=watch.dashboard.dashboard_name)
 
     def _put_out(
-        self, chosen: MoeTrainingSettings, ground: _Ground, data: s3.IBucket, start: Start
+        self, chosen: MoeTrainingSettings, ground: _Ground, data: str, start: Start
     ) -> None:
         name, workers = next(iter(chosen.workers.items()))
         values = {
             "ClusterName": ground.name,
             "Orchestrator": chosen.orchestrator,
-            "DataUrl": f"s3://{data.bucket_name}/data/",
-            "CheckpointUrl": f"s3://{data.bucket_name}/checkpoints/",
+            "DataUrl": f"s3://{data}/data/",
+            "CheckpointUrl": f"s3://{data}/checkpoints/",
             "ExecutionRoleArn": start.role_arn,
             "LogGroup": ground.log_group.log_group_name,
             "LifecycleScripts": start.scripts,

@@ -7,8 +7,8 @@ from pydantic import Field, field_validator
 from config import Amount, Count, Section
 from constructs_lib import AccountingDatabase, Lustre, Policy, Team, TrainingLimits
 
-_ROLE = r"^arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+$"
-_NAME = r"^[a-z0-9](-*[a-z0-9]){0,39}$"
+ROLE_PATTERN = r"^arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+$"
+TEAM_PATTERN = r"^[a-z0-9](-*[a-z0-9]){0,39}$"
 
 
 class LustreSettings(Section):
@@ -154,6 +154,3 @@ class AlarmSettings(Section):
             gradient_norm=self.gradient_norm,
             checkpoint_seconds=60 * self.checkpoint_minutes,
         )
-
-
-ROLE_PATTERN, TEAM_PATTERN = _ROLE, _NAME

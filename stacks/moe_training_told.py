@@ -83,6 +83,21 @@ def parameter(
     )
 
 
+def bucket_parameter(stack: Stack, base: Base, data: s3.IBucket) -> str:
+    """Return the data bucket's name by way of a parameter of this stack.
+
+    An output with an import chains one stack's exports to another's, which cfn-lint refuses.
+    """
+    parameter = ssm.StringParameter(
+        stack,
+        "DataBucket",
+        parameter_name=f"{parameter_name(base.environment)}/bucket",
+        string_value=data.bucket_name,
+        description="bucket of training data (data/) and checkpoints (checkpoints/)",
+    )
+    return parameter.string_value
+
+
 def _keeps_accounts(chosen: MoeTrainingSettings) -> bool:
     """Tell whether the controller keeps Slurm's accounts in a MariaDB; this machine has none."""
     return chosen.orchestrator == "slurm" and chosen.accounting is None and chosen.python != HOST

@@ -144,7 +144,9 @@ class Container:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=_PING_SECONDS)
         try:
             connection.request("GET", "/ping")
-            return connection.getresponse().status
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status
         except (OSError, http.client.HTTPException):
             return None
         finally:
@@ -157,7 +159,7 @@ class Container:
         except FileNotFoundError:
             return "it said nothing"
         said = [line.strip() for line in lines if line.strip()]
-        told = [line for line in said if line.startswith("isomorph:")]
+        told = [line for line in said if line.startswith(("isomorph:", "toolkit:"))]
         return (told or said or ["it said nothing"])[-1][:500]
 
     def stop(self) -> None:

@@ -117,8 +117,13 @@ class Endpoint:
                 )
             container.start()
             return False
-        if container.ping() == 200:
+        status = container.ping()
+        if status == 200:
             return True
+        if status == 500:  # it says that it failed: here nobody waits for the time to be over
+            raise EmulatorError(
+                f"the container of {variant.name} answers /ping with 500: {container.last_words()}"
+            )
         if time.monotonic() > container.begun + variant.patience:
             raise EmulatorError(
                 f"the primary container for production variant {variant.name} did not pass the "

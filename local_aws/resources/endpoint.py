@@ -120,7 +120,9 @@ def _register(aws: Aws, resource: Resource) -> Made:
     given = resource.properties
     asked = _picked(given, *_TARGET)
     sizes = {name: int(given[name]) for name in ("MinCapacity", "MaxCapacity")}
-    aws.client("application-autoscaling").register_scalable_target(**asked, **sizes)
+    tags = {tag["Key"]: tag["Value"] for tag in given.get("Tags", [])}
+    told = {"Tags": tags} if tags else {}
+    aws.client("application-autoscaling").register_scalable_target(**asked, **sizes, **told)
     name = "|".join(str(asked[key]) for key in ("ResourceId", "ScalableDimension",
                                                 "ServiceNamespace"))  # fmt: skip
     return Made(name, {"Id": name})
@@ -205,7 +207,7 @@ def endpoints(runner: EndpointRunner) -> tuple[Type, ...]:
         ),
         Type(
             "AWS::ApplicationAutoScaling::ScalableTarget",
-            frozenset({*_TARGET, "MaxCapacity", "MinCapacity"}),
+            frozenset({*_TARGET, "MaxCapacity", "MinCapacity", "Tags"}),
             _register,
             _deregister,
             _reregister,

@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from model_code.common.architecture import Architecture
 from model_code.common.cache import KVCache
-from model_code.common.decoder import Decoder
 from model_code.common.sampling import Sampler
 from model_code.common.span import Span
 
@@ -68,6 +68,21 @@ class PrefixSource(Protocol):
         ...
 
 
+class Decodes(Protocol):
+    """What a batch asks of a decoder: see `Decoder`."""
+
+    architecture: Architecture
+    dtype: torch.dtype
+
+    def __call__(self, tokens_BS: torch.Tensor, cache: KVCache, span: Span) -> torch.Tensor:
+        """Return the states of new tokens."""
+        ...
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Return what the states say of the next token."""
+        ...
+
+
 class Observer(Protocol):
     """Wants to know whose tokens go through the decoder."""
 
@@ -85,7 +100,7 @@ class Batch:
     """
 
     def __init__(
-        self, decoder: Decoder, *, slots: int, context: int,
+        self, decoder: Decodes, *, slots: int, context: int,
         page_tokens: int | None = None, pages: int | None = None,
     ) -> None:  # fmt: skip
         self.slots, self.context = slots, context

@@ -4,8 +4,6 @@ import re
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType
-from gguf.quants import dequantize
 from torch import Tensor
 
 from model_code.common.architecture import Architecture
@@ -53,6 +51,10 @@ class GGUFTensors:
 
     def __call__(self, name: str) -> Tensor:
         """Return the tensor that Hugging Face calls `name`, in float32."""
+        # Not above: an endpoint's image reads safetensors, and has no gguf.
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
+
         info = self._header.tensors.get(self._gguf_name(name))
         if info is None:
             raise WeightsError(f"{self._header.path}: {self._gguf_name(name)} is missing")

@@ -68,7 +68,7 @@ def _from_safetensors(
     tokenizer = FolderTokenizer(folder, architecture.vocabulary)  # before the gigabytes
     tensors = SafetensorsFolder(folder, architecture, partial=prepare is not None)
     decoder = _filled(architecture, tensors, context, dtype, quantization, prepare)
-    return Model(decoder=decoder, tokenizer=tokenizer, chat_template=_chat_template(folder))
+    return Model(decoder=decoder, tokenizer=tokenizer, chat_template=chat_template(folder))
 
 
 def _filled(
@@ -84,7 +84,7 @@ def _filled(
     )  # fmt: skip
 
 
-def _chat_template(folder: Path) -> str | None:
+def chat_template(folder: Path) -> str | None:
     """Return chat_template.jinja, or what tokenizer_config.json says."""
     if (folder / "chat_template.jinja").is_file():
         try:

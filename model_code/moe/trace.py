@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model_code.common.batch import Sequence
 from model_code.common.decoder import Decoder
-from model_code.moe.experts.module import mixtures
+from model_code.moe.layers import mixtures
 
 Counts = Any  # of each expert [E]; numpy's int64
 

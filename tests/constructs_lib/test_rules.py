@@ -73,6 +73,7 @@ def lifecycle(storage: str) -> dict[str, Any]:
 
 
 SECRET = "{{resolve:secretsmanager:arn:SecretString:password}}"
+INF2, TRN2 = {"InstanceType": "ml.inf2.xlarge"}, {"InstanceType": "ml.trn2.48xlarge"}
 GROUP, SERVERLESS = "AWS::ElastiCache::ReplicationGroup", "AWS::ElastiCache::ServerlessCache"
 
 
@@ -108,6 +109,10 @@ KEEPS = {
         launch(SecurityGroupIds=[{"Fn::GetAtt": ["Own", "GroupId"]}]),
         one("AWS::EC2::VPCEndpoint", VpcEndpointType="Gateway"),
     ],
+    "EndpointKeys": [
+        one("AWS::SageMaker::EndpointConfig", KmsKeyId="arn", ProductionVariants=[INF2]),
+        one("AWS::SageMaker::EndpointConfig", ProductionVariants=[TRN2]),
+    ],
     "FixedNames": [one("AWS::S3::Bucket"), one("AWS::SSM::Parameter", Name="/a/b")],
     "InstanceMetadata": [launch(MetadataOptions=IMDS)],
     "LogBucketEncryption": [
@@ -116,6 +121,9 @@ KEEPS = {
         {"X": bucket("aws:kms")},
     ],
     "LogGroups": [one("AWS::Logs::LogGroup", RetentionInDays=30, KmsKeyId="arn")],
+    "ModelNetwork": [
+        one("AWS::SageMaker::Model", VpcConfig={"Subnets": ["s"], "SecurityGroupIds": ["g"]}),
+    ],
     "NodeDisks": [launch(BlockDeviceMappings=[DISK])],
     "OpenEgress": [group({"CidrIp": "255.255.255.255/32"})],
     "OpenPrincipal": [
@@ -177,6 +185,10 @@ BREAKS = {
         one("AWS::EC2::VPCEndpoint", VpcEndpointType="Interface"),
         one("AWS::Lambda::Function", VpcConfig={"Fn::GetAtt": ["Vpc", "DefaultSecurityGroup"]}),
     ],
+    "EndpointKeys": [
+        one("AWS::SageMaker::EndpointConfig", ProductionVariants=[INF2]),
+        one("AWS::SageMaker::EndpointConfig", ProductionVariants=[INF2, TRN2]),
+    ],
     "FixedNames": [
         one("AWS::S3::Bucket", BucketName="models"),
         one("AWS::IAM::Role", RoleName="node"),
@@ -190,6 +202,10 @@ BREAKS = {
     "LogGroups": [
         one("AWS::Logs::LogGroup", KmsKeyId="arn"),
         one("AWS::Logs::LogGroup", RetentionInDays=30),
+    ],
+    "ModelNetwork": [
+        one("AWS::SageMaker::Model"),
+        one("AWS::SageMaker::Model", VpcConfig={"Subnets": ["s"]}),
     ],
     "NodeDisks": [
         launch(),

@@ -31,10 +31,10 @@ def isomorph(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[
         (["bench", "no_such"], "error: no measurement no_such; there are: "),
         (["bench", "gqa", "--write", "x.md"], "error: --write goes with `isomorph bench common`"),
         (["run", "gqa", "Hello"], "error: the embedded AWS does not run; start it with `isomorph"),
-        (["up", "moe"], "error: 'moe' cannot be brought up: config/local.yaml turns on mla, gqa, "),
+        (["up", "rag"], "error: 'rag' cannot be brought up: config/local.yaml turns on moe-"),
         (
-            ["destroy", "local", "moe"],
-            "error: local has no moe; it has: mla, gqa, sliding_window, f",
+            ["destroy", "local", "rag"],
+            "error: local has no rag; it has: moe-training, mla, gqa, sliding_window, f",
         ),
         (["weights", "push", "local", "gqa", "no/such"], "error: no/such is not a folder"),
         (["map", "--write", "no/such.md"], "error: no/such.md is not a file"),

@@ -13,6 +13,8 @@ def model_fn(model_dir):
     if os.environ.get("BREAK"):
         sys.stderr.write("isomorph: told to break\\n")
         os._exit(3)
+    if os.environ.get("FAIL"):
+        raise ValueError("told to fail")
     if os.environ.get("HANG"):
         time.sleep(3600)
     return model_dir
@@ -115,6 +117,7 @@ ENDPOINTS: Template = {
         },
         MinCapacity=1,
         MaxCapacity=3,
+        Tags=[{"Key": "project", "Value": "contract"}],
     ),
     "EndpointPolicy": resource(
         "ApplicationAutoScaling::ScalingPolicy",

@@ -96,9 +96,9 @@ class Deployment:
         self.settings: dict[str, Any] = {
             "environment": "local", "region": "us-east-1", "cluster": name, "model": "tiny-moe",
             "metric_namespace": "Isomorph/moe-training", "parameter": f"/{name}/training",
-            "code": f"s3://{BUCKET}/code.zip", "python": "python3",
+            "code": f"s3://{BUCKET}/{name}/code.zip", "python": "python3",
             "code_sha256": hashlib.sha256(self.code).hexdigest(),
-            "wheelhouse": f"s3://{BUCKET}/wheels.zip",
+            "wheelhouse": f"s3://{BUCKET}/{name}/wheels.zip",
             "wheelhouse_sha256": hashlib.sha256(self.wheels).hexdigest(),
             "groups": {
                 "controller": {"role": "controller", "partition": "controller", "devices": 1},
@@ -142,8 +142,8 @@ class Deployment:
     def put(self) -> str:
         s3 = self.emulator.client("s3")
         s3.create_bucket(Bucket=BUCKET)
-        s3.put_object(Bucket=BUCKET, Key="code.zip", Body=self.code)
-        s3.put_object(Bucket=BUCKET, Key="wheels.zip", Body=self.wheels)
+        s3.put_object(Bucket=BUCKET, Key=f"{self.name}/code.zip", Body=self.code)
+        s3.put_object(Bucket=BUCKET, Key=f"{self.name}/wheels.zip", Body=self.wheels)
         files = {**self.scripts, "settings.json": json.dumps(self.settings)}
         return put_scripts(self.emulator, f"lifecycle/{self.name}", files)
 
@@ -367,7 +367,10 @@ def test_a_script_that_fails_rolls_the_stack_back_with_its_own_words(emulator):
     assert failing.create() == "ROLLBACK_COMPLETE"
     said = emulator.failure(failing.name)
     assert "the lifecycle script failed on " in said
-    assert f"code: s3://{BUCKET}/code.zip does not have the sha256 {'0' * 64}" in said
+    assert (
+        f"code: s3://{BUCKET}/local-moe-failing/code.zip does not have the sha256 {'0' * 64}"
+        in said
+    )
     assert failing.nodes() == []
     with pytest.raises(ClientError, match="not found"):
         emulator.client("sagemaker").describe_cluster(ClusterName=failing.name)

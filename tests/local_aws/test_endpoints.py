@@ -161,6 +161,11 @@ def test_an_endpoint_that_does_not_come_up_rolls_the_stack_back(served: Emulator
     assert not [one for one in names if one.startswith("broken")]
 
 
+def test_fails_when_the_model_cannot_be_loaded(served: Emulator) -> None:
+    assert served.create("failing", template(FAIL="1")) == "ROLLBACK_COMPLETE"
+    assert "answers /ping with 500: toolkit: model_fn failed" in served.failure("failing")
+
+
 def test_fails_when_there_are_no_model_data(served: Emulator) -> None:
     made = template()
     source = made["Resources"]["Model"]["Properties"]["PrimaryContainer"]["ModelDataSource"]

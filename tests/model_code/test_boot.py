@@ -148,6 +148,21 @@ def test_an_empty_machine_without_a_network_boots_serves_and_signals(machine: Ma
 
 
 @pytest.mark.slow
+def test_a_neuron_machine_gets_the_libraries_of_its_image(machine: Machine, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", image], check=True)
+    [packages] = image.glob("lib/python*/site-packages")
+    (packages / "torch_neuronx.py").write_text("HERE = True")
+    machine.settings |= {"NEURON_VENV": str(image)}
+    done = machine.boot()
+    assert done.returncode == 0, done.stderr + "\n".join(machine.lines("server.log"))
+    python = tmp_path / "opt/isomorph/venv/bin/python"
+    subprocess.run([python, "-c", "import torch_neuronx, uvicorn"], check=True)
+    unit = machine.lines("etc/systemd/system/isomorph.service")
+    assert "PrivateDevices=no" in unit  # the accelerators are devices
+
+
+@pytest.mark.slow
 def test_fails_when_a_wheel_is_not_the_one_that_was_locked(
     machine: Machine, tmp_path: Path
 ) -> None:
@@ -174,6 +189,7 @@ def test_fails_when_a_wheel_is_not_the_one_that_was_locked(
     [
         ({"SLUG": "nope"}, "ISOMORPH_SLUG is nope, but there is no"),
         ({"PYTHON": ""}, "ISOMORPH_PYTHON is missing in"),
+        ({"NEURON_VENV": "/opt/none"}, "ISOMORPH_NEURON_VENV is /opt/none, which has no Python"),
         (
             {"PYTHON": "python9.9"},
             "ISOMORPH_PYTHON is python9.9, which is not here, and dnf",

@@ -35,6 +35,7 @@ MOE: dict[str, Any] = {"model": "tiny-moe", "training": {"groups": MOE_GROUPS}}
 ENGINES = {
     "gqa": ("llama.cpp", "native"),
     "mla": ("native",),
+    "moe": ("native",),
     "sliding_window": ("llama.cpp", "native"),
 }
 
@@ -48,6 +49,9 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
             name = wheelhouse_name(slug, python, engine)
             with zipfile.ZipFile(folder / name, "w") as archive:
                 archive.writestr("wheel", name)
+    for python, engine in (("host", "native"), ("3.11", "native"), ("3.12", "neuron")):
+        with zipfile.ZipFile(folder / wheelhouse_name("moe", python, engine), "w") as archive:
+            archive.writestr("wheel", f"moe {engine}")
     for python, engine in itertools.product(("host", "3.11", "3.12"), ("native", "image")):
         name = wheelhouse_name("moe", python, engine, "train")
         with zipfile.ZipFile(folder / name, "w") as archive:
@@ -86,6 +90,23 @@ def synthesize_window(wheels: Path) -> Callable[..., dict[str, dict[str, Any]]]:
         section = {**WINDOW, **settings, **({"function": function} if function else {})}
         on = {"sliding_window": section}
         environment = EnvironmentConfig(**{**ENVIRONMENT, "innovations": on, **changes})
+        stage = ToolkitStage(new_app(), environment, wheelhouses=wheels)
+        return {child.node.id: json_of(child) for child in stage.node.children}
+
+    return templates
+
+
+@pytest.fixture(scope="session")
+def synthesize_serving(wheels: Path) -> Callable[..., dict[str, dict[str, Any]]]:
+    """Return a function from moe.serving's settings and the environment's to templates."""
+
+    def templates(
+        serving: dict[str, Any], *, certificate_arn: str = CERTIFICATE, **changes: Any
+    ) -> dict[str, dict[str, Any]]:
+        section = {"model": "tiny-moe", "serving": {"certificate_arn": certificate_arn, **serving}}
+        environment = EnvironmentConfig(
+            **{**ENVIRONMENT, "innovations": {"moe": section}, **changes}
+        )
         stage = ToolkitStage(new_app(), environment, wheelhouses=wheels)
         return {child.node.id: json_of(child) for child in stage.node.children}
 

@@ -54,6 +54,8 @@ def test_a_stack_deploys_after_the_foundation_and_needs_no_other(wheels):
         "local-foundation": set(),
         "local-gqa": {"local-foundation"},
         "local-mla": {"local-foundation"},
+        "local-moe-serving": {"local-foundation"},
+        "local-moe-training": {"local-foundation"},
         "local-sliding-window": {"local-foundation"},
     }
 
@@ -69,9 +71,9 @@ def test_slugs_leave_out_the_other_innovations_and_their_wheels(wheels, tmp_path
 
 def test_fails_when_slugs_names_what_is_not_on(wheels):
     with pytest.raises(ConfigError) as caught:
-        build({**FLAGS, "env": "local", "slugs": "gqa,moe"}, wheels)
+        build({**FLAGS, "env": "local", "slugs": "gqa,rag"}, wheels)
     assert str(caught.value).startswith(
-        "-c slugs=gqa,moe: config/local.yaml turns on no 'moe'; allowed: "
+        "-c slugs=gqa,rag: config/local.yaml turns on no 'rag'; allowed: "
     )
 
 

@@ -5,7 +5,13 @@ from tests.cdk_app import literal, only, resources
 # Renaming one of these replaces it, and what is in it is gone or out of reach.
 PINNED = {
     "AWS::KMS::Key": ["LogKeyE83D0C1B", "ModelKey797AAF76", "VolumeKeyB3FBD601"],
-    "AWS::S3::Bucket": ["AccessLogs8B620ECA", "Artifacts82DD59A1", "ModelsC55D3500"],
+    "AWS::S3::Bucket": [
+        "AccessLogs8B620ECA",
+        "Artifacts82DD59A1",
+        "Lifecycle5C7F7473",
+        "ModelsC55D3500",
+        "Training1DBE9C16",
+    ],
     "AWS::EC2::VPC": ["Network6E62CE96"],
     "AWS::EC2::Subnet": [
         "NetworkisolatedSubnet1Subnet1AB6B7E3",
@@ -15,7 +21,7 @@ PINNED = {
         "NetworkprivateSubnet2Subnet9EE5D9E3",
         "NetworkprivateSubnet3SubnetAB514F75",
     ],
-    "AWS::SSM::Parameter": ["Weightsgqa", "Weightsmla", "Weightsslidingwindow"],
+    "AWS::SSM::Parameter": ["Weightsgqa", "Weightsmla", "Weightsmoe", "Weightsslidingwindow"],
 }
 
 
@@ -56,7 +62,7 @@ def test_only_the_model_bucket_is_tiered(foundation):
 
 @pytest.mark.parametrize(
     ("kind", "kept"),
-    [("AWS::S3::Bucket", 3), ("AWS::KMS::Key", 3), ("AWS::Logs::LogGroup", 1)],
+    [("AWS::S3::Bucket", 5), ("AWS::KMS::Key", 3), ("AWS::Logs::LogGroup", 1)],
 )
 def test_data_stays_where_the_environment_says_so_and_only_there(foundation, retained, kind, kept):
     def stay(template: dict) -> list[str]:
@@ -79,7 +85,7 @@ def test_the_weights_pointer_of_each_serving_innovation_starts_as_none(foundatio
             "Value": "none",
             "Description": f"Where the weights of {slug} are; `isomorph weights push` sets it",
         }
-        for slug in ("gqa", "mla", "sliding_window")
+        for slug in ("gqa", "mla", "moe", "sliding_window")
     ]
 
 
@@ -106,15 +112,21 @@ def test_the_s3_endpoint_lets_through_our_buckets_our_assets_and_the_nodes_packa
         for resource in resources(foundation, "AWS::EC2::VPCEndpoint").values()
         if resource["Properties"]["VpcEndpointType"] == "Gateway"
     ]
-    ours, others = gateway["PolicyDocument"]["Statement"]
+    ours, others, scripts = gateway["PolicyDocument"]["Statement"]
     assert {literal(arn).partition("/")[0] for arn in ours["Resource"]} == {
         "{['ModelsC55D3500', 'Arn']}",
         "{['Artifacts82DD59A1', 'Arn']}",
+        "{['Training1DBE9C16', 'Arn']}",
     }
+    assert {literal(arn).partition("/")[0] for arn in scripts["Resource"]} == {
+        "{['Lifecycle5C7F7473', 'Arn']}"
+    }
+    assert "s3:PutObject" not in scripts["Action"]  # a node must not change what nodes run
     assert others["Action"] == "s3:GetObject"
     assert others["Resource"] == [
         "arn:aws:s3:::al2023-repos-us-east-1-de612dc2/*",
         "arn:aws:s3:::cdk-hnb659fds-assets-111122223333-us-east-1/*",
+        "arn:aws:s3:::prod-us-east-1-starport-layer-bucket/*",
     ]
 
 

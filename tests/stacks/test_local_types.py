@@ -15,7 +15,15 @@ ONLY_IN_ACCOUNTS = {
     "AWS::CloudFront::OriginAccessControl": "comes with the distribution",
     "AWS::Lambda::Alias": "only provisioned concurrency needs one, and that bills while idle",
     "AWS::Lambda::Version": "comes with the alias",
+    "AWS::EKS::AccessEntry": "comes with EKS",
+    "AWS::EKS::Addon": "comes with EKS",
+    "AWS::EKS::Cluster": "local has no Kubernetes; its cluster is Slurm's",
+    "AWS::EKS::PodIdentityAssociation": "comes with EKS",
+    "AWS::SageMaker::ClusterSchedulerConfig": "HyperPod has task governance on EKS alone",
+    "AWS::SageMaker::ComputeQuota": "HyperPod has task governance on EKS alone",
     "AWS::AutoScaling::WarmPool": "local has one machine, and stopped machines are not played",
+    "AWS::Scheduler::Schedule": "a local endpoint costs nothing at night",
+    "AWS::StepFunctions::StateMachine": "comes with the schedule",
     "AWS::SNS::Subscription": "local has nobody to write to",
 }
 

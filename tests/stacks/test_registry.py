@@ -9,14 +9,20 @@ from config import EnvironmentConfig  # isort: skip
 from stacks.map_data import INNOVATIONS  # isort: skip
 from stacks.registry import DEPLOYABLE, REGISTRY, SETTINGS, environments, selected  # isort: skip
 from stacks.stage import ToolkitStage  # isort: skip
-from tests.stacks.conftest import ENVIRONMENT, GQA, MLA, MOE, WINDOW  # isort: skip
+from tests.stacks.conftest import CERTIFICATE, ENVIRONMENT, GQA, MLA, MOE, WINDOW  # isort: skip
 
 ROOT = Path(__file__).parents[2]
+SERVING = {
+    "certificate_arn": CERTIFICATE,
+    "default_pool": "prose",
+    "pools": {"prose": {"instance_type": "r7i.large"}},
+    "endpoint": {},
+}
 
 
 @pytest.mark.parametrize("deployable", DEPLOYABLE, ids=lambda each: each.innovation.slug)
 def test_the_stacks_contain_the_constructs_that_the_registry_names(deployable, wheels):
-    on = {"moe": MOE, "gqa": GQA, "mla": MLA, "sliding_window": WINDOW}
+    on = {"moe": {**MOE, "serving": SERVING}, "gqa": GQA, "mla": MLA, "sliding_window": WINDOW}
     environment = EnvironmentConfig(**ENVIRONMENT, innovations=on)
     stage = ToolkitStage(new_app(), environment, wheelhouses=wheels)
     found = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from model_code.common.batch import Batch, PrefixSource, Sequence
+from model_code.common.batch import Batch, Decodes, PrefixSource, Sequence
 from model_code.common.decoder import Decoder
 from model_code.common.engine import Generation, Piece, PromptTooLongError, Visits
 from model_code.common.errors import SettingsError
@@ -45,16 +45,19 @@ class NativeEngine:
     name = "native"
 
     def __init__(
-        self, decoder: Decoder, tokenizer: TextTokenizer, chat_template: str | None, *,
+        self, decoder: Decodes, tokenizer: TextTokenizer, chat_template: str | None, *,
         slots: int, context: int,
     ) -> None:  # fmt: skip
         self.slots, self.context, self.chat_template = slots, context, chat_template
         self.kv_bytes_per_token = decoder.architecture.kv_bytes_per_token(_KV_NAMES[decoder.dtype])
         self.architecture, self.dtype = decoder.architecture, decoder.dtype
-        self.has_experts = any(layer.feed_forward.experts for layer in self.architecture.layers)
+        # Of a decoder in another form nobody sees which experts work.
+        self.has_experts = isinstance(decoder, Decoder) and any(
+            layer.feed_forward.experts for layer in self.architecture.layers
+        )
         self._tokenizer = tokenizer
         self._batch = Batch(decoder, slots=slots, context=context)
-        if self.has_experts:
+        if isinstance(decoder, Decoder) and self.has_experts:
             from model_code.moe.trace import ExpertTrace
 
             self.trace = self._batch.observer = ExpertTrace(decoder)

@@ -37,6 +37,10 @@ done
 SERVE="$CODE/model_code/$ISOMORPH_SLUG/serve"
 [ -f "$SERVE/requirements.txt" ] || fail "ISOMORPH_SLUG is $ISOMORPH_SLUG, but there is no $SERVE"
 
+if [ -n "${ISOMORPH_NEURON_VENV:-}" ]; then # Neuron's image brings torch; its Python goes with it
+  ISOMORPH_PYTHON="$ISOMORPH_NEURON_VENV/bin/python"
+  [ -x "$ISOMORPH_PYTHON" ] || fail "ISOMORPH_NEURON_VENV is $ISOMORPH_NEURON_VENV, which has no Python"
+fi
 if ! command -v "$ISOMORPH_PYTHON" >/dev/null; then
   # Amazon Linux keeps its packages in S3, which the VPC's gateway endpoint reaches.
   dnf install -y -q "$ISOMORPH_PYTHON" ||
@@ -47,7 +51,12 @@ fi
 pip=("$HOME_DIR"/wheelhouse/pip-*.whl)
 PYTHON="$HOME_DIR/venv/bin/python"
 requirements=(-r "$SERVE/requirements.txt")
-if [ "$ISOMORPH_ENGINE" = native ]; then
+devices=yes
+if [ -n "${ISOMORPH_NEURON_VENV:-}" ]; then
+  devices=no # the service needs /dev/neuron*
+  where='import sysconfig; print(sysconfig.get_path("purelib"))'
+  "$ISOMORPH_PYTHON" -c "$where" >"$("$PYTHON" -c "$where")/neuron.pth"
+elif [ "$ISOMORPH_ENGINE" = native ]; then
   requirements+=(-r "$HOME_DIR/wheelhouse/requirements-native.txt")
 fi
 "$PYTHON" "${pip[0]}/pip" install --quiet --disable-pip-version-check --no-input --no-cache-dir --no-compile \
@@ -94,7 +103,7 @@ $numa
 CapabilityBoundingSet=
 LockPersonality=yes
 NoNewPrivileges=yes
-PrivateDevices=yes
+PrivateDevices=$devices
 PrivateTmp=yes
 ProtectClock=yes
 ProtectControlGroups=yes

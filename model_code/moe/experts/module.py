@@ -12,7 +12,7 @@ from torch.nn import functional
 from model_code.common import kernels
 from model_code.common.decoder import Decoder
 from model_code.moe.experts.cache import ExpertCache
-from model_code.moe.model import MixtureOfExperts
+from model_code.moe.layers import mixtures
 
 _FEW = 4  # tokens whose next experts are worth foreseeing: of more, nearly all are needed
 
@@ -76,15 +76,6 @@ class Foresee:
         if not self._cache.complete:
             experts_TA, _ = self._choose(x_TD)
             self._cache.prefetch(self._layer, [*dict.fromkeys(experts_TA.T.flatten().tolist())])
-
-
-def mixtures(decoder: Decoder) -> dict[int, MixtureOfExperts]:
-    """Return the layers that have routed experts, by their number."""
-    found = {}
-    for layer, block in enumerate(decoder.layers):
-        if isinstance(part := block.feed_forward, MixtureOfExperts):
-            found[layer] = part
-    return found
 
 
 def install(decoder: Decoder, cache: ExpertCache, *, prefetch: bool = True) -> None:

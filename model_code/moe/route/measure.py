@@ -23,7 +23,7 @@ from model_code.common.cache import KVCache
 from model_code.common.errors import UserError
 from model_code.common.model_folder import Model, load_folder
 from model_code.common.span import Span
-from model_code.moe.experts.module import mixtures
+from model_code.moe.layers import mixtures
 from model_code.moe.route.router import BUCKETS, POOLS_FILE, PoolRouter, features
 
 WINDOW, _BATCH = 128, 8  # tokens

@@ -8,7 +8,9 @@ from model_code.common.architecture import ModelError, read
 from model_code.common.aws import client
 from model_code.common.engine.native import NativeEngine
 from model_code.common.errors import SettingsError, WeightsError
+from model_code.common.model_folder import chat_template
 from model_code.common.server.settings import Settings
+from model_code.common.tokenizer import FolderTokenizer
 from model_code.common.weights import Location, fetch
 from model_code.moe.experts.cache import ExpertCache
 from model_code.moe.experts.index import EXPERTS_FILE, ExpertIndex, read_index
@@ -28,6 +30,8 @@ def load(
         WeightsError: Weights are missing, damaged or of another model.
     """
     folder = _fetched(settings, experts)
+    if experts.device == "neuron":
+        return _on_neuron(folder, settings), None
     kernels.loaded()  # compiles them, if that was not done before: no request shall wait for it
     make = partial(
         NativeEngine.load, folder, slots=settings.slots, context=settings.context,
@@ -46,6 +50,29 @@ def load(
     if engine.has_experts:
         engine.trace.count = metrics.visited
     return engine, cache
+
+
+def _on_neuron(folder: Path, settings: Settings) -> NativeEngine:
+    """Return an engine that runs the graphs beside the weights."""
+    from model_code.moe.static import neuron
+    from model_code.moe.static.compile import FOLDER
+    from model_code.moe.static.graphs import GraphDecoder, load_graphs
+
+    if not neuron.present():
+        raise SettingsError(
+            f"ISOMORPH_DEVICE is 'neuron', and there is no {neuron.DEVICE}; allowed here: cpu"
+        )
+    graphs, dtype = load_graphs(folder / FOLDER, folder / "config.json")
+    decoder = GraphDecoder(read(folder), graphs, dtype)
+    if (decoder.slots, decoder.context) != (settings.slots, settings.context):
+        raise SettingsError(
+            f"ISOMORPH_SLOTS and ISOMORPH_CONTEXT are {settings.slots} and {settings.context}; the "
+            f"graphs were compiled for {decoder.slots} and {decoder.context}"
+        )
+    tokenizer = FolderTokenizer(folder, decoder.architecture.vocabulary)
+    return NativeEngine(
+        decoder, tokenizer, chat_template(folder), slots=settings.slots, context=settings.context
+    )
 
 
 def _fetched(settings: Settings, experts: ExpertSettings) -> Path:

@@ -8,6 +8,7 @@ from model_code.common.errors import SettingsError
 from model_code.common.server.settings import Settings
 
 SOURCES = ("disk", "s3")
+DEVICES = ("cpu", "neuron")
 _POOL = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _MAX_MIB = 1 << 24  # 16 TiB
 
@@ -23,6 +24,7 @@ class ExpertSettings:
         prefetch: Whether the next layer's likely experts are loaded ahead.
         pool: This pool's name; empty if there are no pools.
         pools: All of them, with this one.
+        device: Where it computes; neuron takes the graphs of `isomorph compile moe`.
     """
 
     budget_bytes: int | None = None
@@ -31,6 +33,7 @@ class ExpertSettings:
     prefetch: bool = True
     pool: str = ""
     pools: tuple[str, ...] = ()
+    device: str = "cpu"
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> "ExpertSettings":
@@ -46,6 +49,16 @@ class ExpertSettings:
                 "ISOMORPH_EXPERT_SOURCE is 's3' without ISOMORPH_EXPERT_MIB, the memory that "
                 "experts may take; set it, or let ISOMORPH_EXPERT_SOURCE be 'disk'"
             )
+        device = env.get("ISOMORPH_DEVICE", "").strip() or DEVICES[0]
+        if device not in DEVICES:
+            raise SettingsError(
+                f"ISOMORPH_DEVICE is {device[:40]!r}; allowed: {', '.join(DEVICES)}"
+            )
+        if device == "neuron" and mib:
+            raise SettingsError(
+                "ISOMORPH_EXPERT_MIB is set with ISOMORPH_DEVICE=neuron, whose graphs hold all "
+                "experts; leave one of them out"
+            )
         prefetch = env.get("ISOMORPH_EXPERT_PREFETCH", "").strip() or "1"
         if prefetch not in ("0", "1"):
             raise SettingsError(f"ISOMORPH_EXPERT_PREFETCH is {prefetch[:40]!r}; allowed: 0, 1")
@@ -54,7 +67,7 @@ class ExpertSettings:
             budget_bytes=_whole("ISOMORPH_EXPERT_MIB", mib, _MAX_MIB) << 20 if mib else None,
             source=source,
             loads=_whole("ISOMORPH_EXPERT_LOADS", env.get("ISOMORPH_EXPERT_LOADS", "") or "4", 32),
-            prefetch=prefetch == "1", pool=pool, pools=pools,
+            prefetch=prefetch == "1", device=device, pool=pool, pools=pools,
         )  # fmt: skip
 
     def check(self, settings: Settings) -> None:

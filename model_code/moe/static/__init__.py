@@ -1,1 +1,1 @@
-"""The model in a form whose shapes are known beforehand, for compilers: Neuron, XLA, torch.export."""
+"""The model with shapes that are known beforehand, for compilers: Neuron, XLA, torch.export."""

@@ -1,4 +1,4 @@
-"""A decoder step as one function of fixed shapes: tokens, positions and caches in, logits and caches out.
+"""A decoder step of fixed shapes: tokens, positions and caches in, logits and caches out.
 
 It runs the modules of the eager decoder on a cache that is passed in and out, so there is one model
 and not two. A graph is made for each bucket: one token of each slot, or so many of one prompt.
@@ -15,11 +15,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from model_code.common.batch import PREFILL_CHUNK
 from model_code.common.cache import parts_of
 from model_code.common.decoder import Decoder
 from model_code.common.errors import SettingsError
 from model_code.common.rotary import Rotary
-from model_code.moe.experts.module import mixtures
+from model_code.moe.layers import mixtures
 from model_code.moe.model import Experts
 from model_code.moe.static.experts import StaticExperts
 
@@ -42,6 +43,11 @@ class Bucket:
     def name(self) -> str:
         """What its files are called."""
         return f"s{self.slots}-t{self.tokens}-c{self.context}"
+
+
+def buckets_for(slots: int, context: int) -> tuple[Bucket, ...]:
+    """Return the graphs that a server needs: a token of each slot, and a chunk of one prompt."""
+    return Bucket(slots, 1, context), Bucket(1, min(PREFILL_CHUNK, context), context)
 
 
 class _Span:
