@@ -71,7 +71,7 @@ class Environment:
 
     def stack(self, slug: str) -> str:
         """Return the CloudFormation name of a stack of this environment."""
-        from stacks.base import stack_name
+        from stacks.innovation import stack_name
 
         return stack_name(self.name, slug)
 

@@ -17,16 +17,12 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from constructs_lib import Site
+from stacks.innovation import stack_name as stack_name  # where no CDK is needed for it
 
 
 def export_name(environment: str, output: str) -> str:
     """Return the name under which the foundation exports one of its outputs."""
     return f"{environment}-foundation-{output}"
-
-
-def stack_name(environment: str, stack: str) -> str:
-    """Return CloudFormation's name of a stack, which takes no underscore."""
-    return f"{environment}-{stack.replace('_', '-')}"
 
 
 def weights_parameter(environment: str, slug: str) -> str:

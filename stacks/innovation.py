@@ -41,6 +41,11 @@ def vendor(figure: str, page: str) -> Claim:
     return Claim(figure, "vendor", page)
 
 
+def stack_name(environment: str, stack: str) -> str:
+    """Return CloudFormation's name of a stack, which takes no underscore."""
+    return f"{environment}-{stack.replace('_', '-')}"
+
+
 def status_of(stack: str) -> Status:
     """Return `real` if the stack with this id, such as `moe-training`, is there to deploy."""
     return "real" if (STACKS / f"{stack.replace('-', '_')}.py").is_file() else "planned"

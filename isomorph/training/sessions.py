@@ -22,7 +22,7 @@ from isomorph.errors import UserError
 DOCUMENT = "AWS-StartNonInteractiveCommand"
 _PLUGIN = "session-manager-plugin"
 _BEGIN, _END = "isomorph-begin", "isomorph-end"
-_ANSWER = re.compile(rf"{_BEGIN}\r?\n(.*?)\r?\n?{_END} (\d+)", re.DOTALL)
+_ANSWER = re.compile(rf"{_BEGIN}\n(.*?)\n?{_END} (\d+)", re.DOTALL)
 _PATIENCE_S = 120.0
 # The service gives an account three sessions a second; botocore's own retries wait for that.
 
@@ -55,7 +55,7 @@ def run(environment: Environment, target: str, words: Sequence[str]) -> str:
             ssm.terminate_session(SessionId=session["SessionId"])
         last = (said.strip().splitlines() or ["nothing"])[-1]
         raise UserError(f"the node did not answer to {words[0]}; it said: {last}")
-    text = found[1].replace("\r\n", "\n")
+    text = found[1]
     if found[2] != "0":
         told = [line for line in text.splitlines() if line.startswith("isomorph: ")]
         last = told[-1].removeprefix("isomorph: ") if told else text.strip()[-300:]
@@ -113,4 +113,5 @@ def _listen(
             raise UserError(f"{_PLUGIN} did not end in {_PATIENCE_S:.0f} s") from None
     finally:
         os.close(master)
-    return b"".join(parts).decode(errors="replace")
+    # A terminal ends lines in its own way, and each one on the way does.
+    return re.sub(r"\r+\n", "\n", b"".join(parts).decode(errors="replace"))

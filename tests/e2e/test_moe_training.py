@@ -120,7 +120,7 @@ def test_a_run_trains_on_two_nodes_and_is_done(local, isomorph, shared) -> None:
     assert len(losses) == 12
     assert losses[-1] < losses[0] - 0.3
     assert events(done.stdout, "step")[-1]["dropped_tokens"] == 0
-    [state] = [row for row in json.loads(isomorph("status", "local", "moe", "--json").stdout)]
+    [state] = json.loads(isomorph("status", "local", "moe", "--json").stdout)
     assert (state["job"], state["state"], state["nodes"]) == (job, "done", 2)
     url = local.outputs("moe-training")["CheckpointUrl"]
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
@@ -162,18 +162,8 @@ def test_a_killed_rank_a_stop_and_a_second_start_lose_nothing(isomorph, shared) 
     assert steps == [saved + 1, saved + 2]
 
 
-def test_a_run_that_cannot_be_says_why(isomorph, tmp_path) -> None:
-    (tmp_path / "odd.json").write_text("{}")
-    for words, said in {
-        ("--nodes", "3"): "--nodes is 3; local-moe-",
-        ("--config", "none"): "no config 'none'; there are ",
-        ("--config", str(tmp_path / "odd.json")): "odd.json is no config",
-        ("--text", str(tmp_path / "none.txt")): "none.txt cannot be read: No such file",
-        ("--team", "research"): "--team is for EKS",
-        ("--name", "a b"): "'JOB_NAME=a b' is not NAME=VALUE",
-    }.items():
-        done = isomorph("start", "moe", "--env", "local", *words)
-        assert done.returncode == 1, words
-        assert done.stderr.splitlines()[-1].startswith("error: "), done.stderr
-        assert said in done.stderr
+def test_what_the_controller_refuses_is_one_line(isomorph) -> None:
+    done = isomorph("start", "moe", "--env", "local", "--name", "a b")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: 'JOB_NAME=a b' is not NAME=VALUE")
     assert "there is no job 99 on local-moe" in isomorph("stop", "moe", "--job", "99").stderr

@@ -37,14 +37,18 @@ def environment(monkeypatch: pytest.MonkeyPatch):
     keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
     with mock_aws():
 
-        def client(self: Environment, service: str) -> Any:
+        def client(_: Environment, service: str) -> Any:
             return boto3.client(service, region_name="us-east-1", **keys)
 
         monkeypatch.setattr(Environment, "client", client)
         found = load("prod")
         client(found, "s3").create_bucket(Bucket="sagemaker-test")
-        told = {"parameter": "/told", "code": "s3://sagemaker-test/code.zip", "code_sha256": "0" * 64,
-                "metric_namespace": "Isomorph/moe-training"}  # fmt: skip
+        told = {
+            "parameter": "/told",
+            "code": "s3://sagemaker-test/code.zip",
+            "code_sha256": "0" * 64,
+            "metric_namespace": "Isomorph/moe-training",
+        }
         client(found, "s3").put_object(
             Bucket="sagemaker-test", Key="lifecycle/1/settings.json", Body=json.dumps(told)
         )

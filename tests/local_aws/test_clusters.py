@@ -13,10 +13,12 @@ import pytest
 from botocore.exceptions import ClientError
 
 from local_aws import daemon
+from local_aws.settings import PLUGIN
 from tests.local_aws.clusters import BUCKET, cluster, group, put_scripts
 from tests.local_aws.conftest import Emulator, alive, until
 from tests.local_aws.templates import Template, attribute, ref, resource
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "model_code" / "moe" / "lifecycle"
 NAME = "local-moe-000000"
@@ -82,7 +84,7 @@ def code(**changed: str) -> bytes:
 
 def pip_alone() -> bytes:
     """A wheelhouse with nothing to install: a pip that does nothing."""
-    return zipped({"pip-0-py3-none-any.whl/pip/__main__.py": ""})
+    return zipped({"pip-0-py3-none-any.whl/pip/__main__.py": "", "requirements-native.txt": ""})
 
 
 class Deployment:
@@ -94,9 +96,9 @@ class Deployment:
         self.settings: dict[str, Any] = {
             "environment": "local", "region": "us-east-1", "cluster": name, "model": "tiny-moe",
             "metric_namespace": "Isomorph/moe-training", "parameter": f"/{name}/training",
-            "code": f"s3://{BUCKET}/code.zip", "python": "python3",
+            "code": f"s3://{BUCKET}/{name}/code.zip", "python": "python3",
             "code_sha256": hashlib.sha256(self.code).hexdigest(),
-            "wheelhouse": f"s3://{BUCKET}/wheels.zip",
+            "wheelhouse": f"s3://{BUCKET}/{name}/wheels.zip",
             "wheelhouse_sha256": hashlib.sha256(self.wheels).hexdigest(),
             "groups": {
                 "controller": {"role": "controller", "partition": "controller", "devices": 1},
@@ -140,8 +142,8 @@ class Deployment:
     def put(self) -> str:
         s3 = self.emulator.client("s3")
         s3.create_bucket(Bucket=BUCKET)
-        s3.put_object(Bucket=BUCKET, Key="code.zip", Body=self.code)
-        s3.put_object(Bucket=BUCKET, Key="wheels.zip", Body=self.wheels)
+        s3.put_object(Bucket=BUCKET, Key=f"{self.name}/code.zip", Body=self.code)
+        s3.put_object(Bucket=BUCKET, Key=f"{self.name}/wheels.zip", Body=self.wheels)
         files = {**self.scripts, "settings.json": json.dumps(self.settings)}
         return put_scripts(self.emulator, f"lifecycle/{self.name}", files)
 
@@ -156,20 +158,31 @@ class Deployment:
     def node(self, wanted: str) -> Path:
         return next(Path(row["folder"]) for row in self.nodes() if row["group"] == wanted)
 
-    def run(self, command: str, *, group: str = "controller") -> str:
-        """Run a command on a node through Session Manager and the AWS CLI, as a person would."""
+    def run(self, command: str, *, group: str = "controller", cli: bool = False) -> str:
+        """Run a command on a node through Session Manager, and return what it printed."""
         sagemaker = self.emulator.client("sagemaker")
         arn = sagemaker.describe_cluster(ClusterName=self.name)["ClusterArn"]
         rows = sagemaker.list_cluster_nodes(ClusterName=self.name)["ClusterNodeSummaries"]
         node = next(row["InstanceId"] for row in rows if row["InstanceGroupName"] == group)
+        asked = {
+            "Target": f"sagemaker-cluster:{arn.rpartition('/')[2]}_{group}-{node}",
+            "DocumentName": "AWS-StartNonInteractiveCommand",
+            "Parameters": {"command": [command]},
+        }
+        if cli:
+            words = [str(daemon.AWS_CLI), "ssm", "start-session", "--cli-input-json"]
+            words.append(json.dumps(asked))
+        else:  # what the CLI starts, a second sooner
+            session = self.emulator.client("ssm").start_session(**asked)
+            words = [str(PLUGIN), json.dumps(session, default=str)]
         done = subprocess.run(
-            [str(daemon.AWS_CLI), "ssm", "start-session",
-             "--target", f"sagemaker-cluster:{arn.rpartition('/')[2]}_{group}-{node}",
-             "--document-name", "AWS-StartNonInteractiveCommand",
-             "--parameters", json.dumps({"command": [command]})],
+            words,
             env={**os.environ, **daemon.environment(self.emulator.running)},
-            capture_output=True, text=True, check=True, timeout=60,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
         return done.stdout.split("\n", 2)[2].rpartition("\n\nExiting session")[0]
 
     def job(self, *words: str) -> list[dict[str, Any]]:
@@ -228,7 +241,7 @@ def test_the_scripts_did_what_each_kind_of_node_needs(deployed):
     assert not (controller / "etc/systemd/system/slurmd.service").exists()
     assert "@tcp:/" in (worker / "proc/mounts").read_text()
     assert (worker / "fsx/checkpoints").samefile(controller / "fsx/checkpoints")
-    assert deployed.run("bash -c sinfo").splitlines()[1:] == [
+    assert deployed.run("bash -c sinfo", cli=True).splitlines()[1:] == [
         f"dev {row['name']} idle" for row in deployed.nodes() if row["group"] == "workers"
     ]
 
@@ -345,6 +358,46 @@ def test_jobs_wait_for_nodes(deployed):
 def test_a_job_that_cannot_be(deployed, words, said):
     quoted = [f'"{word}"' for word in words]
     assert said in deployed.job(*quoted)[0]["said"]
+
+
+def test_a_script_that_fails_rolls_the_stack_back_with_its_own_words(emulator):
+    failing = Deployment(emulator, "local-moe-failing")
+    failing.workers = 1
+    failing.settings["code_sha256"] = "0" * 64
+    assert failing.create() == "ROLLBACK_COMPLETE"
+    said = emulator.failure(failing.name)
+    assert "the lifecycle script failed on " in said
+    assert (
+        f"code: s3://{BUCKET}/local-moe-failing/code.zip does not have the sha256 {'0' * 64}"
+        in said
+    )
+    assert failing.nodes() == []
+    with pytest.raises(ClientError, match="not found"):
+        emulator.client("sagemaker").describe_cluster(ClusterName=failing.name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda uri, row: row["LifeCycleConfig"].update(SourceS3Uri="s3://other/x"),
+         "must begin with s3://sagemaker-"),
+        (lambda uri, row: row["LifeCycleConfig"].update(SourceS3Uri=f"{uri}/none"),
+         "there is no on_create.sh at s3://sagemaker-"),
+        (lambda uri, row: row["LifeCycleConfig"].update(SourceS3Uri="s3://sagemaker-none/x"),
+         "cannot be read"),
+        (lambda uri, row: row.update(LifeCycleConfig={"SourceS3Uri": uri}), "has no OnCreate"),
+        (lambda uri, row: row.update(InstanceStorageConfigs=[
+            {"FsxLustreConfig": {"DnsName": "fs-0", "MountName": "m", "MountPath": "/fsx"}}]),
+         "there is no file system 'fs-0'"),
+    ],
+)  # fmt: skip
+def test_a_cluster_that_cannot_be_made_says_why(emulator, spoil, said):
+    uri = put_scripts(emulator, "odd", {"on_create.sh": "#!/bin/bash\n"})
+    row = group("workers", uri)
+    spoil(uri, row)
+    name = f"odd-{abs(hash(said)) % 10**6}"
+    assert emulator.create(name, cluster(name, row)) == "ROLLBACK_COMPLETE"
+    assert said in emulator.failure(name)
 
 
 def test_a_session_is_for_one_command_of_one_node(deployed):

@@ -29,7 +29,10 @@ _AWS = (
 case "$1 $2" in
   "ssm get-parameter") cat "$ISOMORPH_ROOT/parameter" ;;
   "s3 cp") cp "$ISOMORPH_ROOT/s3/$(basename "$4")" "$5" ;;
-  "logs put-log-events") for word; do [[ "$word" != file://* ]] || cat "${word#file://}" >>"$ISOMORPH_ROOT/events"; done ;;
+  "logs put-log-events")
+    for word; do file="${word#file://}"; done
+    cat "$file" >>"$ISOMORPH_ROOT/events"
+    ;;
 esac
 """
 )
@@ -52,7 +55,8 @@ class Node:
         shutil.copytree(SCRIPTS, self.scripts)
         for name in ("systemctl", "modprobe", "chown", "nvidia-smi", "openssl"):
             self.program(name, _NOTE)
-        for name, script in {"aws": _AWS, "mysql": _MYSQL, "mount": _MOUNT, "hostname": _HOSTNAME}.items():  # fmt: skip
+        own = {"aws": _AWS, "mysql": _MYSQL, "mount": _MOUNT, "hostname": _HOSTNAME}
+        for name, script in own.items():
             self.program(name, script)
         (root / "bin" / "python3").symlink_to(Path(sys.executable).resolve())
         (root / "proc/mounts").write_text("")
