@@ -43,7 +43,8 @@ def main() -> None:
     from model_code.moe.train.run import train
     from tests.model_code.with_torch.moe_runs import recipe
 
-    ranks, found = join("cpu"), []
+    ranks = join("cpu")
+    found: list[dict[str, Any]] = []
     for run in json.loads(sys.argv[1]):
         if "checkpoints" in run:
             run["checkpoints"] = Path(run["checkpoints"])

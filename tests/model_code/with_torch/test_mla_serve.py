@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from model_code.common.architecture import read
+from model_code.common.text import text_of_python, train_tokenizer
 from model_code.mla import train_tiny
 from tests.model_code.conftest import ROOT, ServerProcess, free_port
 from tests.model_code.mla.valkey import Front, Valkey, make_certificate, wait_until
 
 pytestmark = pytest.mark.torch
 
-TEXT = train_tiny.text_of_python()
+TEXT = text_of_python()
 SMALL = {
     "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "first_k_dense_replace": 2,
     "vocab_size": 400, "num_attention_heads": 2, "num_key_value_heads": 2,
@@ -153,7 +154,7 @@ def test_the_trained_folder_is_transformers_model_with_the_same_logits(model: Pa
 
 def test_training_is_the_same_each_time_and_learns(model: Path) -> None:
     config = json.loads((model / "config.json").read_text())
-    tokens = torch.tensor(train_tiny.train_tokenizer(TEXT[:60_000], 400).encode(TEXT[:60_000]).ids)
+    tokens = torch.tensor(train_tokenizer(TEXT[:60_000], 400).encode(TEXT[:60_000]).ids)
     losses = [train_tiny.train(config, tokens, steps=n, seed=1)[1] for n in (8, 8, 1)]
     assert losses[0] == losses[1]
     assert losses[0] < losses[2] - 0.05

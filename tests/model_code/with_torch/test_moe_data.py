@@ -174,8 +174,8 @@ def test_shards_of_two_tokenizers_are_refused(tmp_path: Path) -> None:
     write(folder / "train-9.tokens", tokens(40), tokenizer="b" * 64, vocabulary=64)
     with pytest.raises(
         TrainingError,
-        match=r"vocabulary mismatch: train-00001\.tokens and train-9\.tokens were made with different "
-        r"tokenizers; make all shards of a folder with one$",
+        match=r"vocabulary mismatch: train-00001\.tokens and train-9\.tokens were made with "
+        r"different tokenizers; make all shards of a folder with one$",
     ):
         open_data(str(folder))
 
@@ -262,7 +262,9 @@ def test_shards_come_from_s3_one_after_the_other(tmp_path: Path, aws: None) -> N
 
 
 def test_a_prefix_that_is_no_folder_is_refused(aws: None) -> None:
-    with pytest.raises(TrainingError, match=r"^--data is 's3://texts/x'; allowed are a folder or s3:"):
+    with pytest.raises(
+        TrainingError, match=r"^--data is 's3://texts/x'; allowed are a folder or s3:"
+    ):
         open_data("s3://texts/x")
 
 
@@ -277,7 +279,9 @@ def test_a_shard_that_went_away_is_named(tmp_path: Path, aws: None) -> None:
     s3.upload_file(str(first(folder)), "texts", "text/train-00000.tokens")
     data = open_data("s3://texts/text/", cache=tmp_path / "cache")
     s3.delete_object(Bucket="texts", Key="text/train-00000.tokens")
-    with pytest.raises(TrainingError, match=r"^s3://texts/text/train-00000\.tokens into /.*: .*404"):
+    with pytest.raises(
+        TrainingError, match=r"^s3://texts/text/train-00000\.tokens into /.*: .*404"
+    ):
         Sequences(data.shards, tokens=16, seed=3).batch(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Two processes train as one does: FSDP2, expert parallel, checkpoints of other numbers of ranks."""
+"""Processes that train as one does: FSDP2, expert parallel, checkpoints of other numbers."""
 
 from pathlib import Path
 from typing import Any
