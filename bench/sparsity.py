@@ -10,7 +10,7 @@ from model_code.moe.train.data import open_data
 from model_code.moe.train.fine_tune import fine_tune, loss_of, recipe_of
 from model_code.moe.train.sparsity import Report, Sparsity, prune_folder, verify
 
-STEPS, RATE = 50, 1e-3
+STEPS, RATE, SEQUENCES = 50, 1e-3, 8
 _SPARSITY = Sparsity(matrices="feed-forward", layout="zeros")
 # bfloat16: 10 bytes where 32 were; float32, as this model is: 18 where 64 were.
 _FEWER_BYTES = 64 / 18
@@ -39,13 +39,13 @@ def measure(folder: Path, data: Path) -> Sparse:
     zeros, tuned, control = (folder.parent / name for name in ("zeros", "tuned", "control"))
     for made in (zeros, tuned, control):
         made.mkdir()
-    shards, recipe = open_data(str(data)), recipe_of(folder, rate=RATE)
+    shards, recipe = open_data(str(data)), recipe_of(folder, rate=RATE, sequences=SEQUENCES)
     prune_folder(folder, zeros, _SPARSITY)
-    pruned = recipe_of(zeros, rate=RATE)
+    pruned = recipe_of(zeros, rate=RATE, sequences=SEQUENCES)
     fine_tune(zeros, shards, pruned, tuned, sparsity=_SPARSITY, steps=STEPS, seed=0)
     fine_tune(folder, shards, recipe, control, sparsity=None, steps=STEPS, seed=0)
     before, after, tuned_loss, control_loss = (
-        loss_of(each, shards, recipe_of(each, rate=RATE))
+        loss_of(each, shards, recipe_of(each, rate=RATE, sequences=SEQUENCES))
         for each in (folder, zeros, tuned, control)
     )
     return Sparse(

@@ -24,6 +24,12 @@ from model_code.moe.train.sinks import sinks
 CLOUDWATCH = {"ISOMORPH_METRIC_NAMESPACE": "Isomorph/moe-training", "ISOMORPH_CLUSTER": "dev-moe"}
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing botocore or mlflow takes long on a busy machine."""
+    monkeypatch.setattr(module, "_CLOSING_S", 60.0)
+
+
 def step(number: int, **changes: Any) -> Step:
     given: dict[str, Any] = {
         "step": number, "loss": 5.0 / number, "tokens_per_second": 800.0, "mfu": 0.25,
@@ -134,7 +140,7 @@ def test_what_fails_is_logged_once_until_it_works_again(caplog: pytest.LogCaptur
 
     def until(calls: int) -> None:
         sink.record(step(1))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while service.calls < calls and time.monotonic() < deadline:
             time.sleep(0.005)
 
@@ -167,12 +173,11 @@ def test_a_service_that_hangs_neither_blocks_a_step_nor_the_end(
     sink.close()
     release.set()
     assert len(sink._waiting) <= 10_000
-    assert time.monotonic() - since < 5
+    assert time.monotonic() - since < 20
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    monkeypatch.setattr(module, "_CLOSING_S", 60.0)  # mlflow's import, on a busy machine
+def store(tmp_path: Path) -> dict[str, str]:
     return {"MLFLOW_TRACKING_URI": (tmp_path / "mlflow").as_uri()}
 
 

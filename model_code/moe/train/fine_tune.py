@@ -16,15 +16,16 @@ from model_code.moe.train.recipe import Recipe, Training, TrainingError
 from model_code.moe.train.run import train
 from model_code.moe.train.sparsity import Masks, Sparsity
 
-_CONTEXT, _BATCH, _WARM_UP = 128, 8, 10
+_CONTEXT, _AT_ONCE, _WARM_UP = 128, 8, 10
 
 
-def recipe_of(folder: Path, *, rate: float) -> Recipe:
-    """Return how a folder's model is trained on."""
+def recipe_of(folder: Path, *, rate: float, sequences: int) -> Recipe:
+    """Return how a folder's model is trained on, with so many sequences of 128 tokens a step."""
     config = load_json(folder / "config.json")
     training = Training(
-        context=_CONTEXT, batch=_BATCH, micro_batch=_BATCH, rate=rate, warm_up=_WARM_UP
-    )
+        context=_CONTEXT, batch=sequences, rate=rate, warm_up=_WARM_UP,
+        micro_batch=sequences if sequences % _AT_ONCE else _AT_ONCE,
+    )  # fmt: skip
     name = str(config.get("model_type", "model"))
     return Recipe(name=name, source=str(folder / "config.json"), model=config, training=training)
 

@@ -20,6 +20,7 @@ from model_code.common.architecture import ModelError
 from model_code.common.errors import UserError
 from model_code.moe.train.data import Data, open_data
 from model_code.moe.train.fine_tune import check_data, fine_tune, loss_of, recipe_of
+from model_code.moe.train.recipe import Recipe
 from model_code.moe.train.sparsity import LAYOUTS, MATRICES, Sparsity, prune_folder, verify
 
 _RATE = 1e-3
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--control", action="store_true",
                         help="train FOLDER as it is for as many steps, too")  # fmt: skip
     parser.add_argument("--rate", type=float, default=_RATE, help="the whole learning rate")
+    parser.add_argument("--sequences", type=int, default=16, help="of a step, of 128 tokens")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -75,6 +77,8 @@ def _prune(given: argparse.Namespace) -> None:
             f"--steps is {given.steps} with --data {given.data or 'left out'}; allowed are whole "
             f"numbers from 0, and from 1 only with --data"
         )
+    if given.sequences < 1:
+        raise UserError(f"--sequences is {given.sequences}; allowed are whole numbers from 1")
     if not 0 < given.rate < 1:
         raise UserError(f"--rate is {given.rate}; allowed is more than 0 and less than 1")
     given.out.parent.mkdir(parents=True, exist_ok=True)
@@ -120,13 +124,17 @@ def _tuned(
     given: argparse.Namespace, folder: Path, data: Data, out: Path, sparsity: Sparsity | None
 ) -> Path:
     out.mkdir()
-    recipe = recipe_of(folder, rate=given.rate)
+    recipe = _recipe(folder, given)
     fine_tune(folder, data, recipe, out, sparsity=sparsity, steps=given.steps, seed=given.seed)
     return out
 
 
+def _recipe(folder: Path, given: argparse.Namespace) -> Recipe:
+    return recipe_of(folder, rate=given.rate, sequences=given.sequences)
+
+
 def _say(folder: Path, data: Data, given: argparse.Namespace, when: str) -> None:
-    loss = loss_of(folder, data, recipe_of(folder, rate=given.rate))
+    loss = loss_of(folder, data, _recipe(folder, given))
     print(f"{given.folder}: loss {loss:.4f} a token of held-out text, {when}", flush=True)
 
 

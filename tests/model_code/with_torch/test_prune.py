@@ -131,6 +131,7 @@ def test_a_full_disk_is_one_line(
         (["--steps", "3"], "--steps is 3 with --data left out; allowed are whole numbers from 0, "
          "and from 1 only with --data"),
         (["--steps", "-1", "--data", "x"], "--steps is -1 with --data x; allowed are"),
+        (["--sequences", "0"], "--sequences is 0; allowed are whole numbers from 1"),
         (["--rate", "2"], "--rate is 2.0; allowed is more than 0 and less than 1"),
     ],
 )  # fmt: skip

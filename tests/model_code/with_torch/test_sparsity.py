@@ -3,12 +3,16 @@
 # mypy: disable-error-code="no-untyped-call"
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM
 
 from model_code.common.architecture import parse
@@ -322,3 +326,30 @@ def test_few_numbers_and_ties_stay_within_the_pattern() -> None:
     many = torch.randn(2500, 16)  # more rows than are ordered at a time
     assert torch.equal(prune(many), torch.cat([prune(many[:7]), prune(many[7:])]))
     assert torch.equal(SparseWeight(many, many.dtype).unpack(), prune(many))
+
+
+@pytest.fixture
+def two_ranks() -> Iterator[None]:
+    """This process as the first of two, the other of which is not there."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("two_ranks")
+def test_a_rank_masks_its_own_shards(zeros: Path) -> None:
+    decoder = load(zeros).requires_grad_(True)
+    whole = {name: parameter.detach().clone() for name, parameter in decoder.named_parameters()}
+    fully_shard(decoder)
+    masks = Masks(decoder, "feed-forward")
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.add_(1)
+    masks(decoder)
+    name = "layers.1.feed_forward.experts.down"
+    local = decoder.get_parameter(name).to_local()
+    expected = whole[name][: len(local)]
+    assert len(local) == 2  # of four experts
+    assert torch.equal(local, torch.where(expected != 0, expected + 1, 0))
+    router = decoder.get_parameter("layers.1.feed_forward.router.weight").to_local()
+    assert (router != 0).all()
