@@ -70,9 +70,7 @@ def cache_of(
     return ExpertCache(index, source, metrics, budget_bytes=slots * EXPERT, **more), metrics
 
 
-def decoder_of(
-    folder: Path, cache: ExpertCache | None = None, *, prefetch: bool = True
-) -> Decoder:
+def decoder_of(folder: Path, cache: ExpertCache | None = None, *, prefetch: bool = True) -> Decoder:
     prepare = partial(install, cache=cache, prefetch=prefetch) if cache else None
     return load_folder(folder, context=128, dtype=torch.float32, prepare=prepare).decoder
 
@@ -139,9 +137,7 @@ def test_without_a_compiler_it_computes_the_same(divided: Path, stock: None) -> 
     )
 
 
-def test_experts_in_bfloat16_stay_so_and_count_as_their_floats(
-    whole: Path, tmp_path: Path
-) -> None:
+def test_experts_in_bfloat16_stay_so_and_count_as_their_floats(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bf16"
     decoder = decoder_of(whole).bfloat16()
     from model_code.mla import train_tiny
@@ -297,7 +293,9 @@ def test_a_command_divides_and_says_what_it_made(
     assert layout.main([str(whole), str(out)]) == 0
     assert capsys.readouterr().out == f"{out}: 16 experts of 6,144 bytes in 2 files\n"
     assert layout.main([str(whole), str(out)]) == 1
-    assert capsys.readouterr().err == f"layout: {out}: is there already; name a folder that is not\n"
+    assert (
+        capsys.readouterr().err == f"layout: {out}: is there already; name a folder that is not\n"
+    )
 
 
 def damage(path: Path, change: Callable[[bytearray], None]) -> None:
@@ -318,16 +316,14 @@ def test_a_wrong_byte_is_found_by_its_experts_digest(copy: Path) -> None:
     cache, _ = cache_of(copy, 8)
     damage(copy / "experts-layer-002.safetensors", lambda data: data.__setitem__(-5, data[-5] ^ 1))
     visit(cache, 1, *range(8))
-    with pytest.raises(
-        WeightsError, match="expert 7 of layer 2 has sha256 .*, experts.json says "
-    ):
+    with pytest.raises(WeightsError, match=r"expert 7 of layer 2 has sha256 .*, experts.json"):
         visit(cache, 2, *range(8))
 
 
 def test_a_file_that_is_gone_is_named(copy: Path) -> None:
     cache, _ = cache_of(copy, 8)
     (copy / "experts-layer-001.safetensors").unlink()
-    with pytest.raises(WeightsError, match="experts-layer-001.safetensors: cannot be read: No"):
+    with pytest.raises(WeightsError, match=r"experts-layer-001.safetensors: cannot be read: No"):
         visit(cache, 1, 0)
 
 
@@ -338,7 +334,10 @@ def test_a_file_that_is_gone_is_named(copy: Path) -> None:
         (lambda value: value["layers"].pop("1"), "lists other layers or experts than config.json"),
         (lambda value: value["layers"]["1"].update(file="../x"), "is no name of a safetensors"),
         (lambda value: value["layers"]["1"]["experts"][0].__setitem__(3, "x"), "is no sha256"),
-        (lambda value: value["layers"]["1"]["experts"][0].__setitem__(0, -8), "expert begins at -8"),
+        (
+            lambda value: value["layers"]["1"]["experts"][0].__setitem__(0, -8),
+            "expert begins at -8",
+        ),
     ],
 )
 def test_a_list_of_experts_that_is_wrong_is_refused(
@@ -352,10 +351,12 @@ def test_a_list_of_experts_that_is_wrong_is_refused(
 
 
 @pytest.mark.parametrize("length", [3, 100, 10_000])
-def test_a_header_that_is_cut_is_told_with_the_file(whole: Path, tmp_path: Path, length: int) -> None:
+def test_a_header_that_is_cut_is_told_with_the_file(
+    whole: Path, tmp_path: Path, length: int
+) -> None:
     path = tmp_path / "cut.safetensors"
     path.write_bytes((whole / "model.safetensors").read_bytes()[:length])
-    with pytest.raises(WeightsError, match="cut.safetensors: truncated or damaged"):
+    with pytest.raises(WeightsError, match=r"cut.safetensors: truncated or damaged"):
         read_header(path)
 
 
@@ -364,7 +365,7 @@ def test_a_tensor_that_is_missing_is_named(copy: Path) -> None:
     listed = json.loads((copy / INDEX).read_text())
     del listed["weight_map"]["model.layers.1.mlp.experts.3.up_proj.weight"]
     (copy / INDEX).write_text(json.dumps(listed))
-    with pytest.raises(WeightsError, match="layers.1.mlp.experts.3.up_proj.weight is missing"):
+    with pytest.raises(WeightsError, match=r"layers.1.mlp.experts.3.up_proj.weight is missing"):
         index_of(copy)
 
 
@@ -389,3 +390,26 @@ def test_a_model_without_such_experts_is_refused(
 ) -> None:
     with pytest.raises(SettingsError, match=f"ISOMORPH_EXPERT_MIB is set, and .*{message}"):
         read_index(whole, parse(CONFIG | config, name="mixture"))
+
+
+def test_a_checkpoint_pruned_to_4_of_16_is_served_out_of_the_cache(
+    whole: Path, tmp_path: Path
+) -> None:
+    """Zeros are stored as zeros: one of transformers' checkpoints, one of ours, the same bytes."""
+    from model_code.common.sparse import prune
+    from model_code.mla import train_tiny
+    from tests.model_code.with_torch.mixture import tokenizer
+
+    decoder = decoder_of(whole)
+    for block in decoder.layers[1:]:
+        experts = block.feed_forward.experts
+        for name in ("gate_up", "down"):
+            for matrix in getattr(experts, name):
+                matrix.copy_(prune(matrix))
+    train_tiny.save(tmp_path / "pruned", decoder, tokenizer(), CONFIG, "")
+    layout.lay_out(tmp_path / "pruned", tmp_path / "mixture")
+    cache, _ = cache_of(tmp_path / "mixture", 5)
+    found = logits(decoder_of(tmp_path / "mixture", cache))
+    torch.testing.assert_close(found, logits(decoder), rtol=1e-4, atol=1e-4)
+    for rows in (cache.gate_up.flatten(0, 1), cache.down.flatten(0, 1)):
+        assert (rows.unflatten(1, (-1, 16)) != 0).sum(2).max() <= 4
