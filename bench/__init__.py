@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 from bench.row import Row
 from isomorph.errors import UserError
@@ -60,11 +61,19 @@ def _sliding_window() -> Iterator[Row]:
     yield from sliding_window.starts()
 
 
+def _moe_training() -> Iterator[Row]:
+    """Losses beside a dense model, with 4:16 sparsity too, and what steps cost; all need torch."""
+    _need("moe_training", "torch", "transformers")
+    from bench import moe_steps, moe_training
+
+    yield from moe_training.rows()
+    yield from moe_steps.training()
+    yield from moe_steps.decode()
+
+
 def _common() -> Iterator[Row]:
     """The model code: experts, latents, matrices, few bits, and each engine on a real model."""
-    missing = [name for name in ("torch", "transformers", "gguf") if find_spec(name) is None]
-    if missing:
-        raise UserError(f"bench common needs {', '.join(missing)}; install them with `make torch`")
+    _need("common", "torch", "transformers", "gguf")
     from bench import common, engines, quantization
 
     yield from common.rows()
@@ -72,11 +81,34 @@ def _common() -> Iterator[Row]:
     yield from engines.rows(engines.measure())
 
 
+def _need(bench: str, *modules: str) -> None:
+    if missing := [name for name in modules if find_spec(name) is None]:
+        raise UserError(f"bench {bench} needs {', '.join(missing)}; install them with `make torch`")
+
+
+def _write_engines(path: Path) -> None:
+    from bench import engines
+
+    engines.write(path, engines.table(engines.measure()))
+
+
+def _draw_losses(path: Path) -> None:
+    from bench import moe_training
+
+    moe_training.write(path)
+
+
 BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
     "common": _common,
     "gqa": _gqa,
     "mla": _mla,
     "moe": _moe,
+    "moe_training": _moe_training,
     "planner": _planner,
     "sliding_window": _sliding_window,
+}
+# What some of them leave in a document: a table between marks, a drawing.
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "common": _write_engines,
+    "moe_training": _draw_losses,
 }

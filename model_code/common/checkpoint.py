@@ -37,7 +37,7 @@ def load_decoder(
         module = decoder.get_submodule(owner)
         place = getattr(module, own_name)
         for source in sources(architecture, name, place):
-            _fill(source, tensor(source.name))
+            fill(source, tensor(source.name))
         if quantization != "none" and isinstance(module, Quantizable):
             module.quantize(own_name, quantization)
     return decoder
@@ -60,7 +60,8 @@ def tensor_names(decoder: Decoder) -> set[str]:
     return {source.name for source in all_sources(decoder)}
 
 
-def _fill(source: Source, given: Tensor) -> None:
+def fill(source: Source, given: Tensor) -> None:
+    """Copy a checkpoint's tensor to its place. Raises WeightsError if it does not fit there."""
     expected = source.order.theirs(torch.empty_like(source.place, device="meta")).shape
     if given.shape != expected:
         raise WeightsError(

@@ -34,10 +34,13 @@ class Rotary:
 
     def __call__(self, x_BSNH: Tensor, positions_BS: Tensor) -> Tensor:
         """Rotate all heads of each token by the token's position."""
+        if self.cos_TF.device != positions_BS.device:  # made on the CPU, moved by the first use
+            self.cos_TF = self.cos_TF.to(positions_BS.device)
+            self.sin_TF = self.sin_TF.to(positions_BS.device)
         cos, sin = self.cos_TF[positions_BS, None], self.sin_TF[positions_BS, None]
         left, right = x_BSNH[..., : self.turned].chunk(2, dim=-1)
         parts = [left * cos - right * sin, right * cos + left * sin]
-        return torch.cat([*parts, x_BSNH[..., self.turned :]], dim=-1)
+        return torch.cat([*parts, x_BSNH[..., self.turned :]], dim=-1).to(x_BSNH.dtype)
 
 
 def frequencies(rope: Rope, width: int, context: int, trained: int) -> tuple[Tensor, float]:

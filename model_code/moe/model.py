@@ -48,11 +48,16 @@ class Router(nn.Module):
         if kernels.usable(x_TD, self.weight):
             bias = None if self.bias is None else self.bias.float()
             return kernels.route(x_TD.float(), self.weight, bias, self.correction, self._choice)
+        return self.choose(self.scores(x_TD))
+
+    def scores(self, x_TD: Tensor) -> Tensor:
+        """Return how much each token wants each expert, [T, E] in float32."""
         bias = None if self.bias is None else self.bias.float()
         logits_TE = functional.linear(x_TD.float(), self.weight.float(), bias)
-        scores_TE = (
-            logits_TE.sigmoid() if self.rules.scoring == "sigmoid" else logits_TE.softmax(-1)
-        )
+        return logits_TE.sigmoid() if self.rules.scoring == "sigmoid" else logits_TE.softmax(-1)
+
+    def choose(self, scores_TE: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, from scores."""
         wanted_TE = scores_TE if self.correction is None else scores_TE + self.correction
         if self.rules.kept_groups < self.rules.groups:
             wanted_TE = self._in_best_groups(wanted_TE)

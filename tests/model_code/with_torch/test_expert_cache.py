@@ -413,3 +413,25 @@ def test_a_checkpoint_pruned_to_4_of_16_is_served_out_of_the_cache(
     torch.testing.assert_close(found, logits(decoder), rtol=1e-4, atol=1e-4)
     for rows in (cache.gate_up.flatten(0, 1), cache.down.flatten(0, 1)):
         assert (rows.unflatten(1, (-1, 16)) != 0).sum(2).max() <= 4
+
+
+def test_a_packed_checkpoint_is_served_from_memory_and_refused_by_the_cache(
+    whole: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from model_code.common.sparse import PLACES, VALUES, SparseWeight, prune
+
+    packed = Path(shutil.copytree(whole, tmp_path / "packed"))
+    zeros = Path(shutil.copytree(whole, tmp_path / "zeros"))
+    tensors = load_file(whole / "model.safetensors")
+    matrices = [name for name in tensors if ".experts." in name]
+    pruned = {name: prune(tensors.pop(name)) for name in matrices}
+    save_file(tensors | pruned, zeros / "model.safetensors")
+    for name, matrix in pruned.items():
+        sparse = SparseWeight(matrix, matrix.dtype)
+        tensors |= {name + VALUES: sparse.values_OGK, name + PLACES: sparse.places_OG2}
+    save_file(tensors, packed / "model.safetensors")
+    assert torch.equal(logits(decoder_of(packed)), logits(decoder_of(zeros)))
+    with pytest.raises(WeightsError, match=r"gate_proj.weight is packed to 4:16; the expert cache"):
+        index_of(packed)
