@@ -174,8 +174,8 @@ def test_shards_of_two_tokenizers_are_refused(tmp_path: Path) -> None:
     write(folder / "train-9.tokens", tokens(40), tokenizer="b" * 64, vocabulary=64)
     with pytest.raises(
         TrainingError,
-        match=r"vocabulary mismatch: train-00001\.tokens and train-9\.tokens were made with different "
-        r"tokenizers; make all shards of a folder with one$",
+        match=r"vocabulary mismatch: train-00001\.tokens and train-9\.tokens were made with "
+        r"different tokenizers; make all shards of a folder with one$",
     ):
         open_data(str(folder))
 
