@@ -1,6 +1,7 @@
 """A mixture of experts: a token's cost, its limit, its peers; and experts out of a cache.
 
-The model of the first rows has random weights and Qwen3-MoE's form, larger than any cache of a CPU.
+The model of the first rows has random weights and layers of Qwen3-30B-A3B's sizes, with 48 of its
+128 experts: 1.9 GB in float32, larger than any cache of a CPU.
 The rows of the expert cache and of pools are the trained tiny-moe on real text.
 """
 
@@ -36,9 +37,9 @@ _CLAIM = 1 / (1 - 0.60)  # the map: 60-85% less
 _BOUND = 1 / 1.5  # of reading the active bytes once
 _CONTEXT = 64
 _MODEL: dict[str, Any] = {
-    "model_type": "qwen3_moe", "hidden_size": 1024, "intermediate_size": 2048,
-    "moe_intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 16,
-    "num_key_value_heads": 4, "head_dim": 64, "vocab_size": 8192, "num_experts": 64,
+    "model_type": "qwen3_moe", "hidden_size": 2048, "intermediate_size": 6144,
+    "moe_intermediate_size": 768, "num_hidden_layers": 2, "num_attention_heads": 32,
+    "num_key_value_heads": 4, "head_dim": 128, "vocab_size": 8192, "num_experts": 48,
     "num_experts_per_tok": 8, "norm_topk_prob": True, "decoder_sparse_step": 1,
     "mlp_only_layers": [], "max_position_embeddings": 4096, "rms_norm_eps": 1e-6,
     "rope_theta": 1e6, "tie_word_embeddings": False, "attention_bias": False, "hidden_act": "silu",
@@ -59,7 +60,7 @@ def rows() -> Iterator[Row]:
 def tokens() -> Iterator[Row]:
     """A token through a whole model, beside a dense one of equal size, a limit and transformers."""
     dtype = choose_dtype("auto")
-    sparse = parse(_MODEL, name="64 experts")
+    sparse = parse(_MODEL, name="48 experts")
     width = _MODEL["num_experts"] * _MODEL["moe_intermediate_size"]
     layers = [*range(_MODEL["num_hidden_layers"])]
     dense = parse(_MODEL | {"mlp_only_layers": layers, "intermediate_size": width}, name="dense")
@@ -78,7 +79,7 @@ def tokens() -> Iterator[Row]:
         took = interleaved(variants, rounds=rounds)
         saved = 1 - took["ours"] / took["dense"]
         what = f"{count} token{'s at once' if 1 < count <= 16 else 's of a prompt' * (count > 16)}"
-        name = f"{what}, 8 of 64 experts, {kind}"
+        name = f"{what}, 8 of 48 experts, {kind}"
         yield _row(f"{name}, {saved:.0%} less", took, "dense", "dense of equal size", _CLAIM)
         for way in theirs:
             yield _row(name, took, way, f"transformers {way}", 1.0)

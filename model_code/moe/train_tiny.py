@@ -25,6 +25,7 @@ from model_code.common.architecture import ModelError, parse
 from model_code.common.config_fields import load_json
 from model_code.common.decoder import Decoder
 from model_code.common.errors import UserError
+from model_code.common.text import text_of_python, train_tokenizer
 from model_code.mla import train_tiny
 from model_code.moe.experts.layout import lay_out
 from model_code.moe.model import MixtureOfExperts
@@ -38,7 +39,7 @@ _PIECE = 2_000  # characters of one kind, before as many of the other
 
 def texts_of_python() -> dict[str, str]:
     """Return two kinds of text that come with Python, each about 450,000 characters."""
-    prose = train_tiny.text_of_python()
+    prose = text_of_python()
     library = Path(sysconfig.get_paths()["stdlib"])
     code = "\n\n".join(
         path.read_text(encoding="utf-8", errors="replace") for path in sorted(library.glob("*.py"))
@@ -104,7 +105,7 @@ def _run(given: argparse.Namespace, report: Callable[[str], None]) -> None:
     config, since = load_json(given.config), time.monotonic()
     texts = {name: text[: given.characters] for name, text in texts_of_python().items()}
     text = mixed([*texts.values()])
-    tokenizer = train_tiny.train_tokenizer(text, parse(config).vocabulary)
+    tokenizer = train_tokenizer(text, parse(config).vocabulary)
     tokens = torch.tensor(tokenizer.encode(text).ids)
     decoder, loss = train_tiny.train(
         config, tokens, steps=given.steps, seed=given.seed, report=report, prepare=Balance

@@ -19,6 +19,7 @@ import torch
 
 from model_code.common.architecture import Architecture
 from model_code.common.errors import SettingsError, WeightsError
+from model_code.common.sparse import VALUES
 from model_code.common.tensor_names import sources
 
 EXPERTS_FILE = "experts.json"
@@ -173,6 +174,11 @@ class Headers:
 
     def _entry(self, name: str) -> tuple[str, int, dict[str, Any]]:
         file = self._file_of.get(name)
+        if name + VALUES in self._file_of:
+            raise WeightsError(
+                f"{self._folder}: {name} is packed to 4:16; the expert cache takes matrices with "
+                f"their zeros: prune again without --packed, or leave ISOMORPH_EXPERT_MIB out"
+            )
         if file is None:
             raise WeightsError(f"{self._folder}: {name} is missing")
         if file not in self._read:

@@ -12,10 +12,11 @@ from tokenizers import Tokenizer
 
 from model_code.common.architecture import parse
 from model_code.common.decoder import Decoder
+from model_code.common.text import text_of_python, train_tokenizer
 from model_code.mla import train_tiny
 from tests.model_code.conftest import ROOT, ServerProcess, free_port
 
-TEXT = train_tiny.text_of_python()[:60_000]
+TEXT = text_of_python()[:60_000]
 CONFIG: dict[str, Any] = json.loads((ROOT / "config/models/tiny-moe.json").read_text()) | {
     "hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16, "vocab_size": 320,
     "num_hidden_layers": 3, "n_routed_experts": 8, "num_experts_per_tok": 2, "kv_lora_rank": 16,
@@ -25,7 +26,7 @@ CONFIG: dict[str, Any] = json.loads((ROOT / "config/models/tiny-moe.json").read_
 
 
 def tokenizer() -> Tokenizer:
-    return train_tiny.train_tokenizer(TEXT, CONFIG["vocab_size"])
+    return train_tokenizer(TEXT, CONFIG["vocab_size"])
 
 
 def random_decoder(config: dict[str, Any] = CONFIG, *, context: int = 128) -> Decoder:

@@ -316,14 +316,14 @@ def test_a_wrong_byte_is_found_by_its_experts_digest(copy: Path) -> None:
     cache, _ = cache_of(copy, 8)
     damage(copy / "experts-layer-002.safetensors", lambda data: data.__setitem__(-5, data[-5] ^ 1))
     visit(cache, 1, *range(8))
-    with pytest.raises(WeightsError, match="expert 7 of layer 2 has sha256 .*, experts.json says "):
+    with pytest.raises(WeightsError, match=r"expert 7 of layer 2 has sha256 .*, experts.json"):
         visit(cache, 2, *range(8))
 
 
 def test_a_file_that_is_gone_is_named(copy: Path) -> None:
     cache, _ = cache_of(copy, 8)
     (copy / "experts-layer-001.safetensors").unlink()
-    with pytest.raises(WeightsError, match="experts-layer-001.safetensors: cannot be read: No"):
+    with pytest.raises(WeightsError, match=r"experts-layer-001.safetensors: cannot be read: No"):
         visit(cache, 1, 0)
 
 
@@ -356,7 +356,7 @@ def test_a_header_that_is_cut_is_told_with_the_file(
 ) -> None:
     path = tmp_path / "cut.safetensors"
     path.write_bytes((whole / "model.safetensors").read_bytes()[:length])
-    with pytest.raises(WeightsError, match="cut.safetensors: truncated or damaged"):
+    with pytest.raises(WeightsError, match=r"cut.safetensors: truncated or damaged"):
         read_header(path)
 
 
@@ -365,7 +365,7 @@ def test_a_tensor_that_is_missing_is_named(copy: Path) -> None:
     listed = json.loads((copy / INDEX).read_text())
     del listed["weight_map"]["model.layers.1.mlp.experts.3.up_proj.weight"]
     (copy / INDEX).write_text(json.dumps(listed))
-    with pytest.raises(WeightsError, match="layers.1.mlp.experts.3.up_proj.weight is missing"):
+    with pytest.raises(WeightsError, match=r"layers.1.mlp.experts.3.up_proj.weight is missing"):
         index_of(copy)
 
 
@@ -390,3 +390,48 @@ def test_a_model_without_such_experts_is_refused(
 ) -> None:
     with pytest.raises(SettingsError, match=f"ISOMORPH_EXPERT_MIB is set, and .*{message}"):
         read_index(whole, parse(CONFIG | config, name="mixture"))
+
+
+def test_a_checkpoint_pruned_to_4_of_16_is_served_out_of_the_cache(
+    whole: Path, tmp_path: Path
+) -> None:
+    """Zeros are stored as zeros: one of transformers' checkpoints, one of ours, the same bytes."""
+    from model_code.common.sparse import prune
+    from model_code.mla import train_tiny
+    from tests.model_code.with_torch.mixture import tokenizer
+
+    decoder = decoder_of(whole)
+    for block in decoder.layers[1:]:
+        experts = block.feed_forward.experts
+        for name in ("gate_up", "down"):
+            for matrix in getattr(experts, name):
+                matrix.copy_(prune(matrix))
+    train_tiny.save(tmp_path / "pruned", decoder, tokenizer(), CONFIG, "")
+    layout.lay_out(tmp_path / "pruned", tmp_path / "mixture")
+    cache, _ = cache_of(tmp_path / "mixture", 5)
+    found = logits(decoder_of(tmp_path / "mixture", cache))
+    torch.testing.assert_close(found, logits(decoder), rtol=1e-4, atol=1e-4)
+    for rows in (cache.gate_up.flatten(0, 1), cache.down.flatten(0, 1)):
+        assert (rows.unflatten(1, (-1, 16)) != 0).sum(2).max() <= 4
+
+
+def test_a_packed_checkpoint_is_served_from_memory_and_refused_by_the_cache(
+    whole: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from model_code.common.sparse import PLACES, VALUES, SparseWeight, prune
+
+    packed = Path(shutil.copytree(whole, tmp_path / "packed"))
+    zeros = Path(shutil.copytree(whole, tmp_path / "zeros"))
+    tensors = load_file(whole / "model.safetensors")
+    matrices = [name for name in tensors if ".experts." in name]
+    pruned = {name: prune(tensors.pop(name)) for name in matrices}
+    save_file(tensors | pruned, zeros / "model.safetensors")
+    for name, matrix in pruned.items():
+        sparse = SparseWeight(matrix, matrix.dtype)
+        tensors |= {name + VALUES: sparse.values_OGK, name + PLACES: sparse.places_OG2}
+    save_file(tensors, packed / "model.safetensors")
+    assert torch.equal(logits(decoder_of(packed)), logits(decoder_of(zeros)))
+    with pytest.raises(WeightsError, match=r"gate_proj.weight is packed to 4:16; the expert cache"):
+        index_of(packed)
