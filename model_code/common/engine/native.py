@@ -51,6 +51,7 @@ class NativeEngine:
         self.slots, self.context, self.chat_template = slots, context, chat_template
         self.kv_bytes_per_token = decoder.architecture.kv_bytes_per_token(_KV_NAMES[decoder.dtype])
         self.architecture, self.dtype = decoder.architecture, decoder.dtype
+        self.window = decoder.architecture.window
         self._tokenizer = tokenizer
         self._batch = Batch(decoder, slots=slots, context=context)
         self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 from prometheus_client import (
@@ -20,6 +21,7 @@ disable_created_metrics()  # a second series for each counter, which nobody read
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _RATE_WINDOW_S = 10.0
 _MAX_FIRST_TOKENS = 150  # values that one PutMetricData datum may hold
+_MEMINFO = Path("/proc/meminfo")
 
 
 class Window:
@@ -28,30 +30,40 @@ class Window:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._since = self._changed = clock()
-        self._levels = (0, 0)
-        self._areas = [0.0, 0.0]
+        self._levels = [0.0, 0.0, 0.0]
+        self._areas = [0.0, 0.0, 0.0]
         self.tokens = 0
         self.first_tokens: list[float] = []
 
     def level(self, in_flight: int, waiting: int) -> None:
         """Say how many requests are in flight, and how many of these wait, from now on."""
+        self._pass_time()
+        self._levels[:2] = in_flight, waiting
+
+    def fill(self, share: float) -> None:
+        """Say which share of the attention windows' places is filled, from now on."""
+        self._pass_time()
+        self._levels[2] = share
+
+    def _pass_time(self) -> None:
         now = self._clock()
         for index, level in enumerate(self._levels):
             self._areas[index] += level * (now - self._changed)
-        self._changed, self._levels = now, (in_flight, waiting)
+        self._changed = now
 
     def take(self) -> dict[str, list[float]]:
         """Return each metric's values since the last call, and start anew."""
-        self.level(*self._levels)
+        self._pass_time()
         seconds = max(self._changed - self._since, 1e-9)
         values: dict[str, list[float]] = {
             "RequestsInFlight": [self._areas[0] / seconds],
             "QueueDepth": [self._areas[1] / seconds],
             "TokensPerSecond": [self.tokens / seconds],
+            "WindowOccupancy": [100 * self._areas[2] / seconds],
         }
         if self.first_tokens:
             values["TimeToFirstToken"] = self.first_tokens[:_MAX_FIRST_TOKENS]
-        self._since, self._areas = self._changed, [0.0, 0.0]
+        self._since, self._areas = self._changed, [0.0, 0.0, 0.0]
         self.tokens, self.first_tokens = 0, []
         return values
 
@@ -84,6 +96,8 @@ class Metrics:
         self._rate = Window()
         self._rate_value = 0.0
         self._rate_at = time.monotonic()
+        self._kv_bytes_per_token = self._window_held = self._window_places = 0
+        self._attention_window: int | None = None
         registry = self.registry
         self.requests = Counter(
             "isomorph_requests",
@@ -128,12 +142,21 @@ class Metrics:
         """Note which engine serves, and how much it can hold."""
         self._engine.labels(engine.name, model).set(1)
         self._kv_capacity.set(engine.kv_bytes_per_token * engine.context * engine.slots)
+        self._kv_bytes_per_token, self._attention_window = engine.kv_bytes_per_token, engine.window
+        self._window_places = engine.slots * (engine.window or 0)
 
     def level(self, admission: Admission) -> None:
         """Note how many requests run and wait now."""
         self.running.set(admission.in_flight)
         self.waiting.set(admission.waiting)
         self.window.level(admission.in_flight, admission.waiting)
+
+    def hold(self, before: int, now: int) -> None:
+        """Note that a request has `now` tokens in the cache where it had `before`."""
+        self.kv_used.inc((now - before) * self._kv_bytes_per_token)
+        if window := self._attention_window:
+            self._window_held += min(now, window) - min(before, window)
+            self.window.fill(self._window_held / self._window_places)
 
     def wrote_first_token(self, seconds: float, reused_tokens: int | None = None) -> None:
         """Note how long a client waited for the first token."""
@@ -150,7 +173,11 @@ class Metrics:
 
     def take(self) -> dict[str, list[float]]:
         """Return each metric's values since the last call, by CloudWatch's name."""
-        return self.window.take() | (self.more.take() if self.more else {})
+        values = self.window.take() | (self.more.take() if self.more else {})
+        if self._attention_window is None:
+            del values["WindowOccupancy"]
+        headroom = memory_headroom_mib()
+        return values if headroom is None else {**values, "MemoryHeadroom": [headroom]}
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""
@@ -162,3 +189,16 @@ class Metrics:
             [self._rate_value] = self._rate.take()["TokensPerSecond"]
             self._rate_at = now
         return self._rate_value
+
+
+def memory_headroom_mib(meminfo: Path = _MEMINFO) -> float | None:
+    """Return what the node has left for all programs, in MiB; None where its kernel does not say.
+
+    Pages of mapped weights count as left: the kernel can give them up, and reads them again.
+    """
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return None
+    found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return next((int(kib) / 1024 for kib in found), None)

@@ -13,6 +13,8 @@ _UNITS = {
     "QueueDepth": "Count",
     "TokensPerSecond": "Count/Second",
     "TimeToFirstToken": "Seconds",
+    "WindowOccupancy": "Percent",
+    "MemoryHeadroom": "Megabytes",
 }
 PERIOD_S = 10.0
 
