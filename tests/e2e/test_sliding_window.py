@@ -146,3 +146,15 @@ def test_its_figures_are_in_its_log_group(local: Environment) -> None:
     )["events"]
     assert any('"WindowOccupancy"' in event["message"] for event in events)
     assert not any(PROMPT in event["message"] for event in events)
+
+
+@pytest.mark.timeout(900)  # its machine installs torch
+def test_the_fleet_serves_the_same_weights_with_our_own_engine(local: Environment) -> None:
+    """Last: the fleet stays with the engine it was told. Both engines read 4-bit numbers alike."""
+    asked = ("run", "sliding_window", PROMPT, "--on", "fleet", "--max-tokens", "16", "--json")
+    before = json.loads(isomorph(*asked).stdout)
+    done = isomorph(*asked, "--engine", "native")
+    assert done.returncode == 0, done.stderr
+    after = json.loads(done.stdout)
+    assert (before["engine"], after["engine"]) == ("llama.cpp", "native")
+    assert after["text"] == before["text"]
