@@ -44,23 +44,39 @@ def _planner() -> Iterator[Row]:
 
 
 def _sliding_window() -> Iterator[Row]:
-    """The cache's bytes, and what a function ships and takes to start; both need torch."""
-    from bench import sliding_window
+    """The cache's bytes, what a function ships and takes to start, and decoding Gemma 3 270M."""
+    _needs("sliding_window", "torch", "transformers", "gguf", "xllamacpp")
+    from bench import gemma, sliding_window, window_decode, window_starts
 
     yield from sliding_window.memory()
-    yield from sliding_window.starts()
+    yield from window_starts.rows()
+    with gemma.converted() as folder:
+        yield from window_decode.rows(folder)
+
+
+def _sliding_window_text() -> Iterator[Row]:
+    """Logits and perplexity of Gemma 3 270M on 32k tokens of real text."""
+    _needs("sliding_window_text", "torch", "transformers", "gguf")
+    from bench import gemma, window_text
+
+    with gemma.converted() as folder:
+        yield from window_text.rows(folder)
 
 
 def _common() -> Iterator[Row]:
     """The model code: experts, latents, matrices, few bits, and each engine on a real model."""
-    missing = [name for name in ("torch", "transformers", "gguf") if find_spec(name) is None]
-    if missing:
-        raise UserError(f"bench common needs {', '.join(missing)}; install them with `make torch`")
+    _needs("common", "torch", "transformers", "gguf")
     from bench import common, engines, quantization
 
     yield from common.rows()
     yield from quantization.rows()
     yield from engines.rows(engines.measure())
+
+
+def _needs(bench: str, *libraries: str) -> None:
+    missing = [name for name in libraries if find_spec(name) is None]
+    if missing:
+        raise UserError(f"bench {bench} needs {', '.join(missing)}; install them with `make torch`")
 
 
 BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
@@ -69,4 +85,5 @@ BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
     "mla": _mla,
     "planner": _planner,
     "sliding_window": _sliding_window,
+    "sliding_window_text": _sliding_window_text,
 }

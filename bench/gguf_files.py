@@ -1,4 +1,4 @@
-"""GGUF files for a peer to read: the same numbers as another file's in other bits, or random ones."""
+"""GGUF files for a peer to read: the same numbers as another file's in other bits, or random."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

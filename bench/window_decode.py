@@ -142,7 +142,7 @@ def _llama_cpp(context: int) -> Iterator[Callable[[list[int]], float]]:
             if "timings" not in last:
                 raise RuntimeError(f"llama.cpp: {last.get('error')}")
             found = last["timings"]
-            return float(found["predicted_ms"]) / 1e3 / (found["predicted_n"] - 1)
+            return float(found["predicted_ms"]) / 1e3 / int(found["predicted_n"] - 1)
 
         try:
             yield ask

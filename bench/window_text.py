@@ -62,6 +62,7 @@ def compare(folder: Path, *, tokens: int, text: int) -> Comparison:
     Args:
         folder: The converted weights.
         tokens: In all; a multiple of `text`.
+        text: Tokens of one piece.
     """
     ours, theirs = gemma.ours(folder, context=text), gemma.theirs(folder)
     ids = torch.tensor(gemma.tokens(folder, tokens)).view(-1, text)
@@ -80,13 +81,10 @@ def compare(folder: Path, *, tokens: int, text: int) -> Comparison:
             losses += torch.stack([_loss(each, following) for each in (found, expected)])
     counted = ids.numel() - len(ids)  # nothing follows the last token of a piece
     our_perplexity, their_perplexity = (losses / counted).exp().tolist()
-    return Comparison(
-        difference=difference / largest, ours=our_perplexity, theirs=their_perplexity
-    )
+    return Comparison(difference=difference / largest, ours=our_perplexity, theirs=their_perplexity)
 
 
-def _loss(logits_SV: Tensor, following_S: Tensor) -> Tensor:
-    found = functional.cross_entropy(
-        logits_SV[: len(following_S)], following_S, reduction="sum"
-    )
+def _loss(logits: Tensor, following: Tensor) -> Tensor:
+    """[S, V], at most S -> the sum of the losses of what follows."""
+    found = functional.cross_entropy(logits[: len(following)], following, reduction="sum")
     return found.double()
