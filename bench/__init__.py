@@ -24,7 +24,7 @@ def _gqa() -> Iterator[Row]:
 
 def _mla() -> Iterator[Row]:
     """Latent attention and the store of latents, on the tiny model that is trained here."""
-    from bench import mla, mla_nodes, mla_store
+    from bench import mla, mla_compression, mla_nodes, mla_store
     from isomorph import trained
 
     weights, _ = trained.fetch("tiny-deepseek")
@@ -33,6 +33,7 @@ def _mla() -> Iterator[Row]:
         yield from mla.decode()
     yield from mla.first_token(weights)
     yield from mla_store.throughput()
+    yield from mla_compression.rows(weights)
     yield from mla_nodes.shared_prefixes(weights)
 
 

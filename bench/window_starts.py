@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench import gemma
+from bench.apart import NotInstallableError, install
 from bench.row import Row, interleaved
 from isomorph.errors import UserError
 from model_code.common.gguf_model import find_gguf
@@ -115,11 +116,10 @@ def _onnxruntime(scratch: Path) -> tuple[Path, Path]:
     """Install onnxruntime apart from everything else, and write a graph of one node for it."""
     runtime, writer, graph = scratch / "runtime", scratch / "writer", scratch / "one-node.onnx"
     for folder, package in ((runtime, _ONNX[0]), (writer, _ONNX[1])):
-        command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(folder), package]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            said = (done.stderr.strip() or "no message").splitlines()[-1]
-            raise UserError(f"pip cannot install {package} to measure beside: {said}")
+        try:
+            install(package, folder)
+        except NotInstallableError as error:
+            raise UserError(f"nothing to measure beside: {error}") from error
     script = f"""
 import sys
 sys.path.insert(0, {str(writer)!r})
