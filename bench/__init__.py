@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 
 from bench.row import Row
+from isomorph import output
 from isomorph.errors import UserError
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the engines have it, for all alike
@@ -24,13 +25,13 @@ def _gqa() -> Iterator[Row]:
 
 def _mla() -> Iterator[Row]:
     """Latent attention and the store of latents, on the tiny model that is trained here."""
-    from bench import mla, mla_compression, mla_nodes, mla_store
+    from bench import latent_decode, mla, mla_compression, mla_nodes, mla_store
     from isomorph import trained
 
     weights, _ = trained.fetch("tiny-deepseek")
     yield from mla.cache_bytes()
     if find_spec("transformers"):
-        yield from mla.decode()
+        yield from latent_decode.rows((4096, 16_384))
     yield from mla.first_token(weights)
     yield from mla_store.throughput()
     yield from mla_compression.rows(weights)
@@ -47,10 +48,16 @@ def _planner() -> Iterator[Row]:
 def _sliding_window() -> Iterator[Row]:
     """The cache's bytes, what a function ships and takes to start, and decoding Gemma 3 270M."""
     _needs("sliding_window", "torch", "transformers", "gguf", "xllamacpp")
-    from bench import gemma, sliding_window, window_decode, window_starts
+    from bench import sliding_window, window_starts
 
     yield from sliding_window.memory()
     yield from window_starts.rows()
+    yield from _window_decode()
+
+
+def _window_decode() -> Iterator[Row]:
+    from bench import gemma, window_decode
+
     with gemma.converted() as folder:
         yield from window_decode.rows(folder)
 
@@ -67,11 +74,16 @@ def _sliding_window_text() -> Iterator[Row]:
 def _common() -> Iterator[Row]:
     """The model code: experts, latents, matrices, few bits, and each engine on a real model."""
     _needs("common", "torch", "transformers", "gguf")
-    from bench import common, engines, quantization
+    from bench import common, decode_1b, engines, quantization
 
     yield from common.rows()
     yield from quantization.rows()
+    yield from decode_1b.rows()
     yield from engines.rows(engines.measure())
+    try:
+        yield from _window_decode()
+    except UserError as error:  # its terms were not accepted here
+        output.say(f"no rows for sliding windows: {error}")
 
 
 def _needs(bench: str, *libraries: str) -> None:
