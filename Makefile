@@ -42,7 +42,7 @@ wheelhouses: install  ## Download the wheels that nodes install (cached)
 	@$(BIN)/isomorph wheelhouses
 
 lock: $(BIN)/.dev  ## Pin again after a change of a *.in file
-	@for file in requirements requirements-dev model_code/gqa/serve/requirements model_code/mla/serve/requirements; do \
+	@for file in requirements requirements-dev model_code/gqa/serve/requirements model_code/mla/serve/requirements model_code/moe/serve/requirements; do \
 	  $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-find-links \
 	    --no-emit-index-url --no-emit-trusted-host --output-file $$file.txt $$file.in || exit 1; done
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 from bench.row import Row
 from isomorph import output
@@ -38,6 +39,15 @@ def _mla() -> Iterator[Row]:
     yield from mla_nodes.shared_prefixes(weights)
 
 
+def _moe() -> Iterator[Row]:
+    """A mixture of experts, on random weights and on the tiny model that is trained here."""
+    if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
+        raise UserError(f"bench moe needs {', '.join(missing)}; install them with `make torch`")
+    from bench import moe
+
+    yield from moe.rows()
+
+
 def _planner() -> Iterator[Row]:
     from bench import planner
 
@@ -47,7 +57,7 @@ def _planner() -> Iterator[Row]:
 
 def _sliding_window() -> Iterator[Row]:
     """The cache's bytes, what a function ships and takes to start, and decoding Gemma 3 270M."""
-    _needs("sliding_window", "torch", "transformers", "gguf", "xllamacpp")
+    _need("sliding_window", "torch", "transformers", "gguf", "xllamacpp")
     from bench import sliding_window, window_starts
 
     yield from sliding_window.memory()
@@ -64,16 +74,26 @@ def _window_decode() -> Iterator[Row]:
 
 def _sliding_window_text() -> Iterator[Row]:
     """Logits and perplexity of Gemma 3 270M on 32k tokens of real text."""
-    _needs("sliding_window_text", "torch", "transformers", "gguf")
+    _need("sliding_window_text", "torch", "transformers", "gguf")
     from bench import gemma, window_text
 
     with gemma.converted() as folder:
         yield from window_text.rows(folder)
 
 
+def _moe_training() -> Iterator[Row]:
+    """Losses beside a dense model, with 4:16 sparsity too, and what steps cost; all need torch."""
+    _need("moe_training", "torch", "transformers")
+    from bench import moe_steps, moe_training
+
+    yield from moe_training.rows()
+    yield from moe_steps.training()
+    yield from moe_steps.decode()
+
+
 def _common() -> Iterator[Row]:
     """The model code: experts, latents, matrices, few bits, and each engine on a real model."""
-    _needs("common", "torch", "transformers", "gguf")
+    _need("common", "torch", "transformers", "gguf")
     from bench import common, decode_1b, engines, quantization
 
     yield from common.rows()
@@ -86,17 +106,35 @@ def _common() -> Iterator[Row]:
         output.say(f"no rows for sliding windows: {error}")
 
 
-def _needs(bench: str, *libraries: str) -> None:
-    missing = [name for name in libraries if find_spec(name) is None]
-    if missing:
+def _need(bench: str, *modules: str) -> None:
+    if missing := [name for name in modules if find_spec(name) is None]:
         raise UserError(f"bench {bench} needs {', '.join(missing)}; install them with `make torch`")
+
+
+def _write_engines(path: Path) -> None:
+    from bench import engines
+
+    engines.write(path, engines.table(engines.measure()))
+
+
+def _draw_losses(path: Path) -> None:
+    from bench import moe_training
+
+    moe_training.write(path)
 
 
 BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
     "common": _common,
     "gqa": _gqa,
     "mla": _mla,
+    "moe": _moe,
+    "moe_training": _moe_training,
     "planner": _planner,
     "sliding_window": _sliding_window,
     "sliding_window_text": _sliding_window_text,
+}
+# What some of them leave in a document: a table between marks, a drawing.
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "common": _write_engines,
+    "moe_training": _draw_losses,
 }

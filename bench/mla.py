@@ -17,12 +17,12 @@ from model_code.common.batch import Batch, Sequence
 from model_code.common.cache import KVCache
 from model_code.common.model_folder import Model, load_folder
 from model_code.common.sampling import Sampler
+from model_code.common.text import text_of_python
 from model_code.mla.prefixes import LatentPrefixes, block_layout
 from model_code.mla.store.client import Client
 from model_code.mla.store.latents import LatentStore
 from model_code.mla.store.metrics import LatentMetrics
 from model_code.mla.store.resp import Address
-from model_code.mla.train_tiny import text_of_python
 
 _MODELS = Path(__file__).parents[1] / "config" / "models"
 _CLAIM = 1 / (1 - 0.85)  # the map: prompt caching takes 85% off the latency

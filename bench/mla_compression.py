@@ -20,7 +20,7 @@ from isomorph import output
 from model_code.common.cache import KVCache
 from model_code.common.model_folder import load_folder
 from model_code.common.span import Span
-from model_code.mla.train_tiny import text_of_python
+from model_code.common.text import text_of_python
 
 _ZSTD = "zstandard==0.25.0"
 _TOKENS, _CHUNK = 4096, 512

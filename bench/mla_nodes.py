@@ -15,7 +15,7 @@ import httpx
 from bench.gqa_server import _free_port
 from bench.mla_store import valkey
 from bench.row import Row
-from model_code.mla.train_tiny import text_of_python
+from model_code.common.text import text_of_python
 
 _ROOT = Path(__file__).parents[1]
 _CLIENTS, _DOCUMENTS, _DOCUMENT_CHARACTERS = 32, 4, 9_000

@@ -21,6 +21,7 @@ COMMANDS = {
     "refresh": "Replace a fleet's machines, a part at a time.",
     "weights": "Weights in the model bucket.",
     "wheelhouses": "Download what nodes install, before synthesis.",
+    "compile": "Graphs of a model for an accelerator.",
     "bench": "Measurements beside a named peer or limit.",
     "map": "The map of innovations and services, in Mermaid.",
 }
@@ -49,7 +50,7 @@ class Lazy(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-KEYWORDS = {"list", "map"}  # names that Python itself uses
+KEYWORDS = {"compile", "list", "map"}  # names that Python itself uses
 
 
 @click.group(cls=Lazy)

@@ -10,7 +10,10 @@ from isomorph.errors import UserError
 from isomorph.paths import CACHE, ROOT
 
 # Model -> the module that trains it, from config/models/MODEL.json, in a minute or so.
-TRAINED = {"tiny-deepseek": "model_code.mla.train_tiny"}
+TRAINED = {
+    "tiny-deepseek": "model_code.mla.train_tiny",
+    "tiny-moe": "model_code.moe.train_tiny",
+}
 _NEEDED = ("torch", "tokenizers", "safetensors")
 
 
@@ -21,7 +24,7 @@ def fetch(model: str) -> tuple[Path, bool]:
         UserError: torch is not installed, or the training failed.
     """
     home = CACHE / "weights" / model
-    if (home / "model.safetensors").is_file():
+    if any(home.glob("*.safetensors")):  # the folder is written whole or not at all
         return home, False
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise UserError(

@@ -77,7 +77,9 @@ EXPERTS = Topic(
             children=(
                 Topic("Trainium2 Sparsity", by="moe-training"),
                 Topic("Inferentia2 Optimization", by="moe-serving"),
-                _figure(measured("16:4 Sparsity Pattern", "isomorph bench moe"), "moe-training"),
+                _figure(
+                    measured("16:4 Sparsity Pattern", "isomorph bench moe_training"), "moe-training"
+                ),
             ),
         ),
     ),

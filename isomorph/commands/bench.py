@@ -15,25 +15,25 @@ from isomorph.errors import UserError
 @click.option(
     "--write",
     type=click.Path(path_type=Path),
-    help="With common: renew the table of engines in this document.",
+    help="Leave what it found here. common: renew the table of engines in this document; "
+    "moe_training: draw the curves of the losses to this .svg file.",
 )
 def bench(names: tuple[str, ...], json_: bool, write: Path | None) -> None:
     """Run the measurements NAME ..., or all of them, and print the ratios."""
-    from bench import BENCHES
+    from bench import BENCHES, WRITERS
 
     unknown = [name for name in names if name not in BENCHES]
     if unknown:
         raise UserError(f"no measurement {', '.join(unknown)}; there are: {', '.join(BENCHES)}")
-    if write is not None and names != ("common",):
-        raise UserError("--write goes with `isomorph bench common`, which measures the engines")
+    if write is not None and not (len(names) == 1 and names[0] in WRITERS):
+        allowed = " or ".join(f"`isomorph bench {name}`" for name in WRITERS)
+        raise UserError(f"--write goes with {allowed}, one at a time")
     rows = []
     for name in names or BENCHES:
         with output.step(f"bench {name}"):
             rows += [(name, row) for row in BENCHES[name]()]
     if write is not None:
-        from bench import engines
-
-        engines.write(write, engines.table(engines.measure()))
+        WRITERS[names[0]](write)
     if json_:
         output.as_json([{"bench": name, **asdict(row)} for name, row in rows])
         return

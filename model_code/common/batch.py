@@ -6,12 +6,12 @@ being read. So one decode step reads one slice of the cache, and nothing is gath
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
+from model_code.common.architecture import Architecture
 from model_code.common.cache import KVCache
-from model_code.common.decoder import Decoder
 from model_code.common.sampling import Sampler
 from model_code.common.span import Span
 
@@ -31,6 +31,7 @@ class Sequence:
         digests: What a source of prefixes calls the prompt's blocks.
         cached: How many of its tokens have their keys and values in the cache.
         reused: How many of these were not computed here.
+        experts: Layer -> how many tokens visited each expert; None where nobody asks.
     """
 
     prompt: list[int]
@@ -40,6 +41,7 @@ class Sequence:
     digests: list[bytes] = field(default_factory=list)
     cached: int = 0
     reused: int = 0
+    experts: dict[int, Any] | None = None
     generated: list[int] = field(default_factory=list)
     finish: Literal["stop", "length"] | None = None
 
@@ -66,6 +68,29 @@ class PrefixSource(Protocol):
         ...
 
 
+class Decodes(Protocol):
+    """What a batch asks of a decoder: see `Decoder`."""
+
+    architecture: Architecture
+    dtype: torch.dtype
+
+    def __call__(self, tokens_BS: torch.Tensor, cache: KVCache, span: Span) -> torch.Tensor:
+        """Return the states of new tokens."""
+        ...
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Return what the states say of the next token."""
+        ...
+
+
+class Observer(Protocol):
+    """Wants to know whose tokens go through the decoder."""
+
+    def reading(self, sequences: list[Sequence]) -> None:
+        """Take note: the next pass has equally many tokens of each of these, in this order."""
+        ...
+
+
 class Batch:
     """Runs up to `slots` sequences of up to `context` tokens through one decoder.
 
@@ -75,11 +100,12 @@ class Batch:
     """
 
     def __init__(
-        self, decoder: Decoder, *, slots: int, context: int,
+        self, decoder: Decodes, *, slots: int, context: int,
         page_tokens: int | None = None, pages: int | None = None,
     ) -> None:  # fmt: skip
         self.slots, self.context = slots, context
         self.prefixes: PrefixSource | None = None
+        self.observer: Observer | None = None
         self._decoder = decoder
         self._cache = KVCache(
             decoder.architecture, slots=slots, context=context, dtype=decoder.dtype,
@@ -162,6 +188,8 @@ class Batch:
         end = (sequence.cached // size + 1) * size
         chunk = sequence.prompt[sequence.cached : end]
         span = Span(slot, torch.tensor([sequence.cached]), len(chunk))
+        if self.observer:
+            self.observer.reading([sequence])
         states_1SD = self._decoder(torch.tensor([chunk]), self._cache, span)
         sequence.cached += len(chunk)
         if self.prefixes:
@@ -178,6 +206,8 @@ class Batch:
             return []
         tokens_B1 = torch.tensor([[sequence.generated[-1]] for sequence in ready])
         span = Span(0, torch.tensor([sequence.cached for sequence in ready]), 1)
+        if self.observer:
+            self.observer.reading(ready)
         states_B1D = self._decoder(tokens_B1, self._cache, span)
         for sequence, logits_V in zip(ready, self._decoder.logits(states_B1D[:, 0]), strict=True):
             sequence.cached += 1

@@ -19,21 +19,25 @@ def load_decoder(
     context: int,
     dtype: torch.dtype,
     quantization: str = "none",
+    prepare: Callable[[Decoder], None] | None = None,
 ) -> Decoder:
     """Return the model, each tensor read once, straight into its place: never twice the memory.
 
     With int8 or int4 a matrix is packed as soon as it is read, and its floats are given back: those
     that wait for their numbers take no memory yet, since nothing has been written there.
 
-    `tensor` returns the tensor with a name of Hugging Face's, in any dtype, or raises WeightsError.
+    `prepare` may change the decoder before it is filled. `tensor` returns the tensor with a name of
+    Hugging Face's, in any dtype, or raises WeightsError.
     """
     decoder = Decoder(architecture, context=context, dtype=dtype).requires_grad_(False).eval()
+    if prepare is not None:
+        prepare(decoder)
     for name in [name for name, _ in stored(decoder)]:
         owner, _, own_name = name.rpartition(".")
         module = decoder.get_submodule(owner)
         place = getattr(module, own_name)
         for source in sources(architecture, name, place):
-            _fill(source, tensor(source.name))
+            fill(source, tensor(source.name))
         if quantization != "none" and isinstance(module, Quantizable):
             module.quantize(own_name, quantization)
     return decoder
@@ -56,7 +60,8 @@ def tensor_names(decoder: Decoder) -> set[str]:
     return {source.name for source in all_sources(decoder)}
 
 
-def _fill(source: Source, given: Tensor) -> None:
+def fill(source: Source, given: Tensor) -> None:
+    """Copy a checkpoint's tensor to its place. Raises WeightsError if it does not fit there."""
     expected = source.order.theirs(torch.empty_like(source.place, device="meta")).shape
     if given.shape != expected:
         raise WeightsError(

@@ -74,9 +74,7 @@ class Decoder(nn.Module):
     def forward(self, tokens_BS: Tensor, cache: KVCache, span: Span) -> Tensor:
         """Return the normed states [B, S, D] of new tokens, whose keys and values stay cached."""
         cache.reserve(span)
-        x_BSD = self._embed(tokens_BS)
-        if (scale := self.architecture.embedding_scale) != 1:
-            x_BSD = x_BSD * torch.tensor(scale, dtype=self.dtype)  # Gemma rounds the factor, too
+        x_BSD = self.embed(tokens_BS)
         for block, rotary, layer in zip(self.layers, self.rotaries, cache.layers, strict=True):
             x_BSD = block(x_BSD, rotary, layer, span)
         return self.norm(x_BSD)
@@ -91,7 +89,14 @@ class Decoder(nn.Module):
         cap = self.architecture.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
-    def _embed(self, tokens_BS: Tensor) -> Tensor:
+    def embed(self, tokens_BS: Tensor) -> Tensor:
+        """[B, S] -> [B, S, D]."""
+        x_BSD = self._rows(tokens_BS)
+        if (scale := self.architecture.embedding_scale) != 1:
+            x_BSD = x_BSD * torch.tensor(scale, dtype=self.dtype)  # Gemma rounds the factor, too
+        return x_BSD
+
+    def _rows(self, tokens_BS: Tensor) -> Tensor:
         if self.packed_head is not None and self.architecture.tied_embeddings:
             return self.packed_head.embed(tokens_BS).to(self.dtype)
         return self.embedding_VD[tokens_BS]

@@ -16,7 +16,7 @@ _HARMLESS = """
     quantization_config resid_pdrop return_dict router_aux_loss_coef router_jitter_noise
     torch_dtype transformers_version unk_token_id use_cache
     aux_loss_alpha seq_aux attn_implementation qk_head_dim experts_per_token rope_interleave
-    problem_type task_specific_params is_llama_config rope_interleaved
+    problem_type task_specific_params is_llama_config rope_interleaved isomorph_sparsity
 """
 HARMLESS = frozenset(_HARMLESS.split())
 Bias = Literal["none", "qkv", "all"]

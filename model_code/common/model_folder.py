@@ -1,5 +1,6 @@
 """A model that can speak, from a folder: decoder, tokenizer and chat template."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,17 +27,25 @@ class Model:
     chat_template: str | None
 
 
+# Changes a decoder before it is filled.
+Prepare = Callable[[Decoder], None]
+
+
 def load_folder(
-    folder: Path, *, context: int, dtype: torch.dtype, quantization: str = "none"
-) -> Model:
+    folder: Path, *, context: int, dtype: torch.dtype, quantization: str = "none",
+    prepare: Prepare | None = None,
+) -> Model:  # fmt: skip
     """Load what `folder` holds: a Hugging Face folder if it has a config.json, else a GGUF file.
+
+    `prepare` may change the decoder of a Hugging Face folder before it is filled; what it takes out
+    is not read, and its files may be missing.
 
     Raises:
         SettingsError: The context is longer than the model's.
         WeightsError: Something is missing, damaged or of another model.
     """
     if (folder / "config.json").is_file():
-        return _from_safetensors(folder, context, dtype, quantization)
+        return _from_safetensors(folder, context, dtype, quantization, prepare)
     path = find_gguf(folder)
     header = read_header(path)
     architecture = architecture_of(header)
@@ -48,31 +57,34 @@ def load_folder(
     )
 
 
-def _from_safetensors(folder: Path, context: int, dtype: torch.dtype, quantization: str) -> Model:
+def _from_safetensors(
+    folder: Path, context: int, dtype: torch.dtype, quantization: str, prepare: Prepare | None
+) -> Model:
     try:
         architecture = read(folder)
     except ModelError as error:
         raise WeightsError(str(error)) from error
     check_context(context, architecture)
     tokenizer = FolderTokenizer(folder, architecture.vocabulary)  # before the gigabytes
-    tensors = SafetensorsFolder(folder, architecture)
-    decoder = _filled(architecture, tensors, context, dtype, quantization)
-    return Model(decoder=decoder, tokenizer=tokenizer, chat_template=_chat_template(folder))
+    tensors = SafetensorsFolder(folder, architecture, partial=prepare is not None)
+    decoder = _filled(architecture, tensors, context, dtype, quantization, prepare)
+    return Model(decoder=decoder, tokenizer=tokenizer, chat_template=chat_template(folder))
 
 
 def _filled(
     architecture: Architecture, tensors: GGUFTensors | SafetensorsFolder, context: int,
-    dtype: torch.dtype, quantization: str,
+    dtype: torch.dtype, quantization: str, prepare: Prepare | None = None,
 ) -> Decoder:  # fmt: skip
     with torch.device("meta"):  # names only: what does not fit is said before anything is read
         skeleton = Decoder(architecture, context=1, dtype=dtype)
     tensors.check_complete(tensor_names(skeleton))
     return load_decoder(
-        architecture, tensors, context=context, dtype=dtype, quantization=quantization
-    )
+        architecture, tensors, context=context, dtype=dtype, quantization=quantization,
+        prepare=prepare,
+    )  # fmt: skip
 
 
-def _chat_template(folder: Path) -> str | None:
+def chat_template(folder: Path) -> str | None:
     """Return chat_template.jinja, or what tokenizer_config.json says."""
     if (folder / "chat_template.jinja").is_file():
         try:

@@ -1,6 +1,7 @@
 """Weights as Hugging Face stores them: a folder with config.json and one or more safetensors files.
 
 The files are mapped into memory: a tensor's bytes are read when they are copied to their place.
+A matrix may be packed as sparse.py says; it gets its zeros back when it is read.
 """
 
 import json
@@ -19,6 +20,7 @@ from model_code.common.checkpoint import all_sources
 from model_code.common.config_fields import ModelError, load_json
 from model_code.common.decoder import Decoder
 from model_code.common.errors import WeightsError
+from model_code.common.sparse import PLACES, VALUES, SparseWeight
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHARD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors")
@@ -33,11 +35,15 @@ _TABLES = ("rotary_emb.inv_freq",)  # computed, but stored in old files
 
 
 class SafetensorsFolder:
-    """Reads one tensor at a time."""
+    """Reads one tensor at a time.
 
-    def __init__(self, folder: Path, architecture: Architecture) -> None:
+    Args:
+        partial: Whether files that the index names may be missing, until they are read.
+    """
+
+    def __init__(self, folder: Path, architecture: Architecture, *, partial: bool = False) -> None:
         self._folder, self._architecture = folder, architecture
-        self._shard_of = _index(folder)
+        self._shard_of = file_of_each(folder, partial=partial)
         self._open: dict[str, Any] = {}
         self._prefix = next(
             (pair for pair in _PREFIXES if self._stored("model.embed_tokens.weight", pair)
@@ -46,15 +52,45 @@ class SafetensorsFolder:
 
     def __call__(self, name: str) -> Tensor:
         """Return the tensor that the text model calls `name`; a view of the mapped file."""
-        stored = self._stored(name, self._prefix)
+        return self.tensor(self._stored(name, self._prefix))
+
+    def names(self) -> list[str]:
+        """Return what the files call their tensors, file by file: packed ones once, no scales."""
+        whole = {
+            name.removesuffix(VALUES).removesuffix(PLACES): shard
+            for name, shard in self._shard_of.items()
+            if not name.endswith(_SCALES)
+        }
+        return sorted(whole, key=lambda name: (whole[name], name))
+
+    def tensor(self, stored: str) -> Tensor:
+        """Return the tensor that the file calls `stored`, with its zeros and scales."""
+        if self.is_packed(stored):
+            return self.packed(stored).unpack()
         tensor = self._read(stored)
         if stored + _SCALES in self._shard_of:
             return _dequantised(tensor, self._read(stored + _SCALES))
         return tensor
 
+    def is_packed(self, stored: str) -> bool:
+        """Whether the file holds a matrix as values and places."""
+        return stored + VALUES in self._shard_of
+
+    def packed(self, stored: str) -> SparseWeight:
+        """Return such a matrix."""
+        shard = self._folder / self._shard_of[stored + VALUES]
+        if stored in self._shard_of:
+            raise WeightsError(f"{shard}: {stored} is there both packed and with its zeros")
+        values, places = self._read(stored + VALUES), self._read(stored + PLACES, torch.uint8)
+        try:
+            return SparseWeight.of(values, places)
+        except ValueError as error:
+            raise WeightsError(f"{shard}: {stored}: {error}") from error
+
     def check_complete(self, names: set[str]) -> None:
         """Refuse tensors that the model would not use: nothing is dropped in silence."""
         known = {self._stored(name, self._prefix) for name in names}
+        known |= {name + part for name in known for part in (VALUES, PLACES)}
         extra = sorted(name for name in set(self._shard_of) - known if not self._unused(name))
         if extra:
             raise WeightsError(
@@ -78,7 +114,7 @@ class SafetensorsFolder:
         written, replaced = prefix
         return written + name.removeprefix(replaced)
 
-    def _read(self, stored: str) -> Tensor:
+    def _read(self, stored: str, only: torch.dtype | None = None) -> Tensor:
         shard = self._shard_of.get(stored)
         if shard is None:
             raise WeightsError(f"{self._folder}: {stored} is missing")
@@ -88,7 +124,7 @@ class SafetensorsFolder:
             tensor: Tensor = self._open[shard].get_tensor(stored)
         except SafetensorError as error:
             raise WeightsError(f"{self._folder / shard}: {stored}: {error}") from error
-        if not tensor.dtype.is_floating_point:
+        if tensor.dtype != only and not tensor.dtype.is_floating_point:
             raise WeightsError(
                 f"{self._folder / shard}: {stored} is of {tensor.dtype}; the native engine reads "
                 f"weights that are floating-point numbers"
@@ -105,8 +141,8 @@ def _opened(path: Path) -> Any:
         raise WeightsError(f"{path}: truncated or damaged ({size}): {words:.120}") from error
 
 
-def _index(folder: Path) -> dict[str, str]:
-    """Return which file of the folder holds each tensor."""
+def file_of_each(folder: Path, *, partial: bool = False) -> dict[str, str]:
+    """Return which file of the folder holds each tensor; some may be missing if it is `partial`."""
     if (folder / SINGLE).is_file():
         return dict.fromkeys(_opened(folder / SINGLE).keys(), SINGLE)
     path = folder / INDEX
@@ -121,7 +157,7 @@ def _index(folder: Path) -> dict[str, str]:
     ):
         raise WeightsError(f"{path}: weight_map must say which .safetensors file has each tensor")
     missing = sorted({shard for shard in shard_of.values() if not (folder / shard).is_file()})
-    if missing:
+    if missing and not partial:
         raise WeightsError(f"{folder}: {', '.join(missing[:3])} missing, which {INDEX} names")
     return shard_of
 

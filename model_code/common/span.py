@@ -28,8 +28,9 @@ class Span:
         self.slots = slice(first_slot, first_slot + len(starts_B))
         self.starts_B, self.tokens = starts_B, tokens
         self.ends_B = starts_B + (tokens if counts_B is None else counts_B)
-        self.rows_B1 = torch.arange(len(starts_B))[:, None]
-        self.positions_BS = starts_B[:, None] + torch.arange(tokens)
+        device = starts_B.device
+        self.rows_B1 = torch.arange(len(starts_B), device=device)[:, None]
+        self.positions_BS = starts_B[:, None] + torch.arange(tokens, device=device)
         self.real_BS: Tensor | None = None
         if counts_B is not None:
             self.real_BS = self.positions_BS < self.ends_B[:, None]
@@ -49,7 +50,8 @@ class Span:
         """Which of all positions so far each new token sees; None is all, which costs nothing."""
         if self.sees_all:
             return None
-        return torch.arange(self.visible) <= self.positions_BS[..., None]
+        places_T = torch.arange(self.visible, device=self.positions_BS.device)
+        return places_T <= self.positions_BS[..., None]
 
     def write(self, store_BKTH: Tensor, places_BS: Tensor, new_BSKH: Tensor) -> None:
         """Put the new tokens, without padding, at places along T."""

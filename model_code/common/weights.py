@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,8 +96,14 @@ def push(
     return location.pointer
 
 
-def fetch(source: str, sha256: str, state: Path, *, s3: Any = None) -> Path:
+def fetch(
+    source: str, sha256: str, state: Path, *, s3: Any = None,
+    only: Callable[[str], bool] | None = None,
+) -> Path:  # fmt: skip
     """Return a local folder with the weights of `source`, fetched into `state` unless it is there.
+
+    `only` says by its path whether a file is wanted: a folder of part of the weights has a name of
+    its own.
 
     `source` is s3://bucket/prefix/, or a local folder, which is used where it is. `sha256` is the
     digest of the manifest; it may be empty for a local folder without one.
@@ -105,19 +111,22 @@ def fetch(source: str, sha256: str, state: Path, *, s3: Any = None) -> Path:
     if not source.startswith("s3://"):
         return _local(Path(source), sha256)
     location = Location.parse(source, sha256)
-    folder = state / "weights" / sha256[:16]
+    folder = state / "weights" / (sha256[:16] + ("-part" if only else ""))
+    wanted = only or (lambda _: True)
     if s3 is None:
         s3 = _client()
     if folder.is_dir():  # it got its name after every digest was right
         manifest = _read_manifest(folder, sha256)
         for file in manifest.files:
-            check_length(folder / file.path, file)
+            if wanted(file.path):
+                check_length(folder / file.path, file)
         return folder
     manifest = _fetch_manifest(s3, location)
     partial = folder.with_name(folder.name + ".partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        _fetch_files(s3, location, manifest, partial)
+        files = [file for file in manifest.files if wanted(file.path)]
+        _fetch_files(s3, location, files, partial)
         (partial / MANIFEST).write_bytes(manifest.encode())
         partial.rename(folder)
     except OSError as error:
@@ -164,9 +173,9 @@ def _pinned(data: bytes, sha256: str, source: str) -> Manifest:
     return Manifest.decode(data, source)
 
 
-def _fetch_files(s3: Any, location: Location, manifest: Manifest, folder: Path) -> None:
+def _fetch_files(s3: Any, location: Location, files: Sequence[WeightsFile], folder: Path) -> None:
     """Fetch what is missing; whole files that an interrupted fetch left are kept."""
-    missing = [file for file in manifest.files if not _is_whole(folder / file.path, file)]
+    missing = [file for file in files if not _is_whole(folder / file.path, file)]
     need = sum(file.bytes for file in missing) + _RESERVE_BYTES
     if shutil.disk_usage(folder).free < need:
         raise _disk_full(folder, need)

@@ -1,8 +1,8 @@
 """Multi-head latent attention, on the latents themselves (DeepSeek-V2, arXiv 2405.04434, 2.1).
 
-A token leaves one latent and one rotated key, for all heads together. Keys and values of heads are
-never formed: the matrix that would make a head's keys of the latents is multiplied into its query,
-and the one that would make its values, into what comes out.
+A token leaves one latent and one rotated key, for all heads together. With a cache, keys and values
+of heads are never formed: the matrix that would make a head's keys of the latents is multiplied
+into its query, and the one that would make its values, into what comes out. In training they are.
 
 Shape letters: B sequences, S new tokens, T cached positions, D model width, N heads, P width of a
 head's key without position, E of its rotated part, V of its values, R width of the latent,
@@ -11,6 +11,7 @@ Q width of the queries' latent.
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from model_code.common.attention import grouped_attention
 from model_code.common.cache import LayerCache
@@ -19,6 +20,7 @@ from model_code.common.linear import Linear
 from model_code.common.norm import RMSNorm
 from model_code.common.rotary import Rotary
 from model_code.common.span import Span
+from model_code.common.uncached import Uncached
 
 _LATENT_EPS = 1e-6  # of the norms on latents, whatever the config says of the others
 
@@ -49,10 +51,16 @@ class LatentAttention(nn.Module):
 
     def forward(self, x_BSD: Tensor, rotary: Rotary, cache: LayerCache, span: Span) -> Tensor:
         """[B, S, D] -> [B, S, D]; the new latents and rotated keys stay in the cache."""
-        query_BSNW = self._query(x_BSD, rotary, span)
+        plain_BSNP, turned_BSNE = self._query(x_BSD, rotary, span)
         latent_BSR, key_BSE = self.latent(x_BSD).split([self.rank, self.turned], dim=-1)
         key_BS1E = rotary(key_BSE[:, :, None], span.positions_BS)
-        kept_BS1W = torch.cat([self.latent_norm(latent_BSR)[:, :, None], key_BS1E], dim=-1)
+        latent_BSR = self.latent_norm(latent_BSR)
+        if isinstance(cache, Uncached):
+            query_BSNH = torch.cat([plain_BSNP, turned_BSNE], dim=-1)
+            return self.output(self._expanded(query_BSNH, latent_BSR, key_BS1E).flatten(2))
+        absorbed_BSNR = _per_head(plain_BSNP, self.expand_NXR[:, : self.plain])
+        query_BSNW = torch.cat([absorbed_BSNR, turned_BSNE], dim=-1)
+        kept_BS1W = torch.cat([latent_BSR[:, :, None], key_BS1E], dim=-1)
         (seen_B1TW,), mask_BST = cache.update([kept_BS1W], span)
         # The latents are keys and values at once: they are read as one matrix, and the rotated
         # part that comes out beside them is cut off.
@@ -61,14 +69,36 @@ class LatentAttention(nn.Module):
         out_BSNV = _per_head(out_BSNW[..., : self.rank], values_NVR.mT)
         return self.output(out_BSNV.flatten(2))
 
-    def _query(self, x_BSD: Tensor, rotary: Rotary, span: Span) -> Tensor:
-        """Return queries [B, S, N, R + E] that are multiplied with latents and rotated keys."""
+    def _query(self, x_BSD: Tensor, rotary: Rotary, span: Span) -> tuple[Tensor, Tensor]:
+        """Return queries without position [B, S, N, P], and their rotated part [B, S, N, E]."""
         if self.query_down is not None and self.query_norm is not None:
             x_BSD = self.query_norm(self.query_down(x_BSD))
         query_BSNH = self.query(x_BSD).unflatten(-1, (self.heads, -1))
         plain_BSNP, turned_BSNE = query_BSNH.split([self.plain, self.turned], dim=-1)
-        absorbed_BSNR = _per_head(plain_BSNP, self.expand_NXR[:, : self.plain])
-        return torch.cat([absorbed_BSNR, rotary(turned_BSNE, span.positions_BS)], dim=-1)
+        return plain_BSNP, rotary(turned_BSNE, span.positions_BS)
+
+    def _expanded(self, query_BSNH: Tensor, latent_BSR: Tensor, key_BS1E: Tensor) -> Tensor:
+        """Return what whole sequences see of themselves [B, S, N, V], by keys and values of heads.
+
+        For training, where no cache has to stay small: scores on latents of DeepSeek-V3 take 3.4
+        times the multiplications of scores on its heads' keys and values.
+        """
+        made_BSNX = functional.linear(latent_BSR, self.expand_NXR.flatten(0, 1)).unflatten(
+            -1, (self.heads, -1)
+        )
+        plain_BSNP, value_BSNV = made_BSNX.tensor_split([self.plain], dim=-1)
+        keys_BSNH = torch.cat([plain_BSNP, key_BS1E.expand(-1, -1, self.heads, -1)], dim=-1)
+        # As wide as the keys: torch's fused kernels want one width, and others keep all scores.
+        width, wide = value_BSNV.shape[-1], max(keys_BSNH.shape[-1], value_BSNV.shape[-1])
+
+        def padded(x_BSNH: Tensor) -> Tensor:
+            return functional.pad(x_BSNH, (0, wide - x_BSNH.shape[-1])).transpose(1, 2)
+
+        out_BNSH = functional.scaled_dot_product_attention(
+            padded(query_BSNH), padded(keys_BSNH), padded(value_BSNV), is_causal=True,
+            scale=self.scale,
+        )  # fmt: skip
+        return out_BNSH.transpose(1, 2)[..., :width]
 
 
 def _per_head(x_BSNI: Tensor, weight_NIO: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 For trying things out where no model can be downloaded. In a minute or two it learns the spelling
 and the phrases of its text, and nothing that deserves an answer. What it writes is an ordinary
-folder in Hugging Face's layout. Its config's first_k_dense_replace should leave no experts: they
-would be trained without balance.
+folder in Hugging Face's layout. Its config's first_k_dense_replace should leave no experts, which
+would be trained without balance here: model_code/moe/train_tiny.py has it.
 
 Shape letters: B sequences, S tokens of each, V vocabulary.
 """
@@ -11,7 +11,6 @@ Shape letters: B sequences, S tokens of each, V vocabulary.
 import argparse
 import json
 import os
-import pydoc_data.topics
 import shutil
 import sys
 import tempfile
@@ -19,74 +18,46 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 # Read when torch is loaded: waiting threads that spin make training slower where others work too.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
 from model_code.common.architecture import ModelError, parse
-from model_code.common.cache import KVCache
 from model_code.common.checkpoint import all_sources
 from model_code.common.config_fields import load_json
 from model_code.common.decoder import Decoder
 from model_code.common.errors import UserError
-from model_code.common.span import Span
+from model_code.common.text import END, text_of_python, train_tokenizer
+from model_code.common.uncached import states
 
-END = "<|endoftext|>"
 BATCH, LENGTH = 8, 128
 _PEAK_RATE, _WARM_UP = 3e-3, 20
 _LEAST_TEXT = 50_000  # characters; less than this is no text to learn from
 
 
-class _NoCache:
-    """Shows the tokens of one pass to each other, and keeps nothing: gradients flow through it."""
-
-    def __init__(self, layers: int) -> None:
-        self.layers = [self] * layers
-
-    def reserve(self, _: Span) -> None:
-        """See `KVCache`."""
-
-    def update(self, new_BSKH: Sequence[Tensor], span: Span) -> tuple[list[Tensor], Tensor | None]:
-        """See `LayerCache`."""
-        return [new.transpose(1, 2) for new in new_BSKH], span.mask_BST
-
-
-def text_of_python() -> str:
-    """Return the language reference that comes with every Python: some 700 KB of English."""
-    return "\n\n".join(pydoc_data.topics.topics.values())
-
-
-def train_tokenizer(text: str, vocabulary: int) -> Tokenizer:
-    """Return a byte-level BPE tokenizer; its token 0 ends a text."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=[END], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    tokenizer.train_from_iterator([text], trainer)
-    return tokenizer
-
-
 def train(
     config: Mapping[str, Any], tokens: Tensor, *, steps: int, seed: int,
     report: Callable[[str], None] = lambda _: None,
+    prepare: Callable[[Decoder], Callable[[], None]] = lambda _: lambda: None,
 ) -> tuple[Decoder, float]:  # fmt: skip
-    """Return a trained model, and its loss per token on text that it was not trained on."""
+    """Return a trained model, and its loss per token on text that it was not trained on.
+
+    `prepare` gets the model before the first step, and what it returns is called after each.
+    """
     torch.manual_seed(seed)
     decoder = Decoder(parse(config), context=LENGTH, dtype=torch.float32)
     for parameter in decoder.parameters():
         torch.nn.init.ones_(parameter) if parameter.dim() == 1 else torch.nn.init.normal_(
             parameter, std=0.02
         )
+    after_step = prepare(decoder)
     held_out, learnt = tokens[: (BATCH + 1) * LENGTH], tokens[(BATCH + 1) * LENGTH :]
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -100,6 +71,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        after_step()
         if step % 50 == 0:
             report(f"step {step}: loss {loss.item():.2f}")
     with torch.no_grad():
@@ -108,9 +80,7 @@ def train(
 
 def _loss(decoder: Decoder, tokens_BS: Tensor) -> Tensor:
     given, wanted = tokens_BS[:, :-1], tokens_BS[:, 1:]
-    cache = cast(KVCache, _NoCache(len(decoder.layers)))
-    span = Span(0, torch.zeros(len(given), dtype=torch.long), given.shape[1])
-    logits_BSV = decoder.logits(decoder(given, cache, span))
+    logits_BSV = decoder.logits(states(decoder, given))
     return functional.cross_entropy(logits_BSV.flatten(0, 1), wanted.flatten())
 
 
@@ -135,9 +105,14 @@ def save(
                    "clean_up_tokenization_spaces": False}  # fmt: skip
         (made / "tokenizer_config.json").write_text(json.dumps(wrapper, indent=2) + "\n")
         (made / "README.md").write_text(card)
-        if folder.exists():
-            shutil.rmtree(folder)
-        made.rename(folder)
+        replace(made, folder)
+
+
+def replace(made: Path, folder: Path) -> None:
+    """Let the folder `made` be called `folder`, whatever was called so."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    made.rename(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

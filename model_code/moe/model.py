@@ -4,6 +4,8 @@ Shape letters: B sequences, S tokens of each, T tokens of all, D model width, F 
 expert, E experts, A experts that a token visits, G groups of experts.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,14 +36,28 @@ class Router(nn.Module):
         kept = torch.empty(part.experts, dtype=torch.float32) if part.router.correction else None
         self.correction: Tensor | None
         self.register_buffer("correction", kept)
+        rules = part.router
+        self._choice = kernels.Choice(
+            chosen=part.active, sigmoid=rules.scoring == "sigmoid", normalize=rules.normalize,
+            scale=rules.scale, groups=rules.groups, kept_groups=rules.kept_groups,
+            best_of_group=min(2, part.experts // rules.groups) if rules.correction else 1,
+        )  # fmt: skip
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the experts [T, A] of each token, and their weights [T, A] in float32."""
+        if kernels.usable(x_TD, self.weight):
+            bias = None if self.bias is None else self.bias.float()
+            return kernels.route(x_TD.float(), self.weight, bias, self.correction, self._choice)
+        return self.choose(self.scores(x_TD))
+
+    def scores(self, x_TD: Tensor) -> Tensor:
+        """Return how much each token wants each expert, [T, E] in float32."""
         bias = None if self.bias is None else self.bias.float()
         logits_TE = functional.linear(x_TD.float(), self.weight.float(), bias)
-        scores_TE = (
-            logits_TE.sigmoid() if self.rules.scoring == "sigmoid" else logits_TE.softmax(-1)
-        )
+        return logits_TE.sigmoid() if self.rules.scoring == "sigmoid" else logits_TE.softmax(-1)
+
+    def choose(self, scores_TE: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, from scores."""
         wanted_TE = scores_TE if self.correction is None else scores_TE + self.correction
         if self.rules.kept_groups < self.rules.groups:
             wanted_TE = self._in_best_groups(wanted_TE)
@@ -125,12 +141,17 @@ class Experts(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """Routed experts, and shared ones that every token visits."""
+    """Routed experts, and shared ones that every token visits.
+
+    Whoever wants to know which experts work sets `watch`: it is called with the experts [T, A] of
+    each pass.
+    """
 
     def __init__(self, hidden: int, part: FeedForward, dtype: torch.dtype) -> None:
         super().__init__()
         self.router = Router(hidden, part, dtype)
-        self.experts = Experts(hidden, part, dtype)
+        self.experts: nn.Module = Experts(hidden, part, dtype)
+        self.watch: Callable[[Tensor], None] | None = None
         self.shared = (
             GatedFeedForward(hidden, part, dtype, width=part.shared_width)
             if part.shared_width
@@ -140,5 +161,8 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x_BSD: Tensor) -> Tensor:
         """[B, S, D] -> [B, S, D]."""
         x_TD = x_BSD.flatten(0, -2)
-        out_BSD = self.experts(x_TD, *self.router(x_TD)).view(x_BSD.shape)
+        experts_TA, weights_TA = self.router(x_TD)
+        if self.watch is not None:
+            self.watch(experts_TA)
+        out_BSD = self.experts(x_TD, experts_TA, weights_TA).view(x_BSD.shape)
         return out_BSD if self.shared is None else out_BSD + self.shared(x_BSD)

@@ -60,3 +60,15 @@ def test_without_torch_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(trained, "find_spec", lambda name: None if name == "torch" else True)
     with pytest.raises(UserError, match="is trained here, which needs torch: run `make torch`"):
         trained.fetch("tiny-deepseek")
+
+
+def test_the_sample_with_experts_has_a_trainer_and_a_config() -> None:
+    assert trained.TRAINED["tiny-moe"] == "model_code.moe.train_tiny"
+    assert (trained.ROOT / "config" / "models" / "tiny-moe.json").is_file()
+
+
+def test_weights_in_several_files_are_not_trained_again(cache: Path) -> None:
+    home = cache.with_name("tiny-moe")
+    home.mkdir(parents=True)
+    (home / "dense.safetensors").write_bytes(b"x")
+    assert samples.fetch("tiny-moe") == (home, False)

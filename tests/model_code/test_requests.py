@@ -75,7 +75,7 @@ def test_a_single_stop_may_be_a_string() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"promt": "x"}, "unknown field 'promt'; known: max_tokens, min_p, model,"),
+        ({"promt": "x"}, "unknown field 'promt'; known: experts, max_tokens, min_p,"),
         ({"x\ud800\n": 1}, "unknown field"),
         ({"prompt": None}, "'prompt' is missing; it must be a string"),
         ({"prompt": ""}, "'prompt' is empty"),

@@ -1,7 +1,7 @@
 """One interface for everything that turns a prompt into text, and the engines behind it."""
 
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -27,6 +27,7 @@ class Generation:
         min_p: Leaves out what is less likely than this share of the likeliest.
         repetition_penalty: Above 1 makes tokens that were there before less likely.
         seed: The same seed gives the same choice of tokens on one engine.
+        experts: Whether the last piece says which experts worked.
     """
 
     prompt: str
@@ -37,8 +38,11 @@ class Generation:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int = 0
+    experts: bool = False
 
 
+# Layer -> expert -> how many tokens visited it; only those that were visited.
+Visits = Mapping[int, Mapping[int, int]]
 Finish = Literal["stop", "length"]
 
 
@@ -48,6 +52,7 @@ class Piece:
 
     Args:
         cached_tokens: Tokens of the prompt that were not computed again; None where none can be.
+        experts: Which experts worked, with the last piece of who asked for it.
     """
 
     text: str
@@ -55,6 +60,7 @@ class Piece:
     completion_tokens: int
     finish: Finish | None = None
     cached_tokens: int | None = None
+    experts: Visits | None = None
 
 
 class PromptTooLongError(Exception):
@@ -65,6 +71,13 @@ class PromptTooLongError(Exception):
             f"the prompt has {prompt_tokens} tokens; this server takes at most {context - 1}, "
             f"one less than its context of {context}"
         )
+
+
+class UnavailableError(Exception):
+    """The engine cannot answer at the moment, for a reason outside of it; a later try may succeed.
+
+    The message goes to clients: it names no addresses and no paths.
+    """
 
 
 class Engine(Protocol):

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from model_code.common.batch import Batch, PrefixSource, Sequence
+from model_code.common.batch import Batch, Decodes, PrefixSource, Sequence
 from model_code.common.decoder import Decoder
-from model_code.common.engine import Generation, Piece, PromptTooLongError
+from model_code.common.engine import Generation, Piece, PromptTooLongError, Visits
 from model_code.common.errors import SettingsError
-from model_code.common.model_folder import load_folder
+from model_code.common.model_folder import Prepare, load_folder
 from model_code.common.quantize import check_quantization
 from model_code.common.sampling import Sampler
 from model_code.common.tokenizer import TextStream, TextTokenizer
@@ -45,15 +45,23 @@ class NativeEngine:
     name = "native"
 
     def __init__(
-        self, decoder: Decoder, tokenizer: TextTokenizer, chat_template: str | None, *,
+        self, decoder: Decodes, tokenizer: TextTokenizer, chat_template: str | None, *,
         slots: int, context: int,
     ) -> None:  # fmt: skip
         self.slots, self.context, self.chat_template = slots, context, chat_template
         self.kv_bytes_per_token = decoder.architecture.kv_bytes_per_token(_KV_NAMES[decoder.dtype])
         self.architecture, self.dtype = decoder.architecture, decoder.dtype
         self.window = decoder.architecture.window
+        # Of a decoder in another form nobody sees which experts work.
+        self.has_experts = isinstance(decoder, Decoder) and any(
+            layer.feed_forward.experts for layer in self.architecture.layers
+        )
         self._tokenizer = tokenizer
         self._batch = Batch(decoder, slots=slots, context=context)
+        if isinstance(decoder, Decoder) and self.has_experts:
+            from model_code.moe.trace import ExpertTrace
+
+            self.trace = self._batch.observer = ExpertTrace(decoder)
         self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._jobs: dict[Sequence, _Job] = {}
         self._closing = False
@@ -62,12 +70,13 @@ class NativeEngine:
 
     @classmethod
     def load(
-        cls, folder: Path, *, slots: int, context: int, dtype: str, quantization: str = "none"
-    ) -> "NativeEngine":
-        """Load the GGUF file, or the safetensors files, in `folder`."""
+        cls, folder: Path, *, slots: int, context: int, dtype: str, quantization: str = "none",
+        prepare: Prepare | None = None,
+    ) -> "NativeEngine":  # fmt: skip
+        """Load the GGUF file, or the safetensors files, in `folder`; `prepare`: see load_folder."""
         model = load_folder(
             folder, context=context, dtype=choose_dtype(dtype),
-            quantization=check_quantization(quantization),
+            quantization=check_quantization(quantization), prepare=prepare,
         )  # fmt: skip
         return cls(
             model.decoder, model.tokenizer, model.chat_template, slots=slots, context=context
@@ -95,6 +104,7 @@ class NativeEngine:
                 repetition_penalty=request.repetition_penalty,
             ),
             ends=self._tokenizer.ends,
+            experts={} if request.experts and self.has_experts else None,
         )
         if prefixes := self._batch.prefixes:
             sequence.digests = await prefixes.fetch(prompt)
@@ -162,8 +172,19 @@ class NativeEngine:
                 completion_tokens=len(sequence.generated),
                 finish=sequence.finish,
                 cached_tokens=sequence.reused if self._batch.prefixes else None,
+                experts=visits_of(sequence) if sequence.finish else None,
             )
         )
+
+
+def visits_of(sequence: Sequence) -> Visits | None:
+    """Return which experts worked for a sequence, if it asked."""
+    if sequence.experts is None:
+        return None
+    return {
+        layer: {expert: int(count) for expert, count in enumerate(counts) if count}
+        for layer, counts in sequence.experts.items()
+    }
 
 
 def choose_dtype(name: str) -> torch.dtype:

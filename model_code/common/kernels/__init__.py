@@ -14,6 +14,7 @@ D model width, F inner width of an expert.
 import ctypes
 import functools
 import logging
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,9 +30,35 @@ _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3}  #
 _POINTER, _INT64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _SIGNATURES = {
     "isomorph_multiply": [_INT, *[_POINTER] * 4, *[_INT64] * 3, _INT],
-    "isomorph_experts": [_INT, *[_POINTER] * 8, *[_INT64] * 5, _INT],
+    "isomorph_visit": [_INT, *[_POINTER] * 7, *[_INT64] * 5, _INT],
+    "isomorph_combine": [*[_POINTER] * 3, *[_INT64] * 3, _INT],
+    "isomorph_route": [_INT, *[_POINTER] * 6, *[_INT64] * 7, _INT, _INT, ctypes.c_float, _INT],
 }
 Weight = tuple[Tensor, ...]
+
+
+class Choice(NamedTuple):
+    """How a router chooses: see `Router` in model_code/common/layers.py.
+
+    Args:
+        best_of_group: How many of a group's scores add up to what the group is worth.
+    """
+
+    chosen: int
+    sigmoid: bool
+    normalize: bool
+    scale: float
+    groups: int = 1
+    kept_groups: int = 1
+    best_of_group: int = 1
+
+    def check(self, experts: int) -> None:
+        """Refuse what C++ would read beyond an end."""
+        size = experts // self.groups if self.groups > 0 else 0
+        whole = size > 0 and size * self.groups == experts
+        kept = 0 < self.kept_groups <= self.groups and 0 < self.best_of_group <= size
+        if not (whole and kept and 0 < self.chosen <= experts):
+            raise ValueError(f"{experts} experts cannot be chosen from by {self}")
 
 
 @functools.cache
@@ -52,6 +79,8 @@ def loaded() -> ctypes.CDLL | None:
 
 def usable(*tensors: Tensor) -> bool:
     """Whether our kernels can take these: on the CPU, without gradients, which they do not make."""
+    if torch.compiler.is_compiling():  # torch.export and its like see torch's operations only
+        return False
     if torch.is_grad_enabled() and any(each.requires_grad for each in tensors):
         return False
     return all(each.device.type == "cpu" for each in tensors) and loaded() is not None
@@ -89,32 +118,109 @@ def experts(
     Raises:
         ValueError: Shapes, dtypes or layout are not these, or a choice is no expert.
     """
-    x_TD, choices_TK, shares_TK = (each.contiguous() for each in (x_TD, choices_TK, shares_TK))
+    shares_TK = shares_TK.contiguous()
+    _check(shares_TK, torch.float32, tuple(choices_TK.shape))
+    results_TKD = torch.empty(*choices_TK.shape, x_TD.shape[1])
+    visit(x_TD, choices_TK, gate_up, down, results_TKD, low=0)
+    return combine(results_TKD, shares_TK)
+
+
+def visit(
+    x_TD: Tensor, choices_TK: Tensor, gate_up: Weight, down: Weight, results_TKD: Tensor, *,
+    low: int = -1,
+) -> None:  # fmt: skip
+    """Write what each visited expert makes of a token to `results_TKD`, not weighted.
+
+    Args:
+        x_TD: float32.
+        choices_TK: int64, each from `low` to E - 1.
+        gate_up: [E x 2F, D], gate above value.
+        down: [E x D, F], of the same kind.
+        results_TKD: float32. Rows whose choice is below 0 are left as they are.
+        low: -1 to leave out such choices, 0 to refuse them.
+
+    Raises:
+        ValueError: Shapes, dtypes or layout are not these, or a choice is no expert.
+    """
+    x_TD, choices_TK = x_TD.contiguous(), choices_TK.contiguous()
     (tokens, width), chosen = x_TD.shape, choices_TK.shape[-1]
     count = len(down[0]) // width
     inner = len(gate_up[0]) // max(2 * count, 1)
     _check(x_TD, torch.float32, (tokens, width))
     _check(choices_TK, torch.int64, (tokens, chosen))
-    _check(shares_TK, torch.float32, (tokens, chosen))
+    _check(results_TKD, torch.float32, (tokens, chosen, width))
     _check_weight(gate_up, count * 2 * inner, width)
     _check_weight(down, count * width, inner)
     if gate_up[0].dtype != down[0].dtype:
         raise ValueError(
             f"experts are {gate_up[0].dtype} and {down[0].dtype}; one of them for both"
         )
-    if tokens and not 0 <= int(choices_TK.min()) <= int(choices_TK.max()) < count:
+    if tokens and not low <= int(choices_TK.min()) <= int(choices_TK.max()) < count:
         raise ValueError(f"an expert is chosen that is not one of 0 to {count - 1}")
     library = loaded()
     if library is None:
-        return _experts_in_torch(x_TD, choices_TK, shares_TK, gate_up, down)
-    out_TD = torch.empty(tokens, width)
-    library.isomorph_experts(
-        _KINDS[down[0].dtype],
-        *(each.data_ptr() for each in (x_TD, choices_TK, shares_TK)),
-        *(*_pointers(gate_up), *_pointers(down), out_TD.data_ptr()),
+        _visit_in_torch(x_TD, choices_TK, gate_up, down, results_TKD)
+        return
+    library.isomorph_visit(
+        *(_KINDS[down[0].dtype], x_TD.data_ptr(), choices_TK.data_ptr()),
+        *(*_pointers(gate_up), *_pointers(down), results_TKD.data_ptr()),
         *(tokens, chosen, count, width, inner, torch.get_num_threads()),
     )
+
+
+def combine(results_TKD: Tensor, shares_TK: Tensor) -> Tensor:
+    """Return the sum of each token's results, weighted, in the order of its choices: [T, D]."""
+    tokens, chosen, width = results_TKD.shape
+    results_TKD, shares_TK = results_TKD.contiguous(), shares_TK.contiguous()
+    _check(results_TKD, torch.float32, (tokens, chosen, width))
+    _check(shares_TK, torch.float32, (tokens, chosen))
+    library = loaded()
+    if library is None:
+        return (results_TKD * shares_TK[..., None]).sum(1)
+    out_TD = torch.empty(tokens, width)
+    library.isomorph_combine(
+        *(each.data_ptr() for each in (results_TKD, shares_TK, out_TD)),
+        *(tokens, chosen, width, torch.get_num_threads()),
+    )
     return out_TD
+
+
+def route(
+    x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, correction_E: Tensor | None,
+    rules: Choice,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return each token's experts [T, K] and their weights; only where our kernels are loaded.
+
+    Args:
+        x_TD: float32.
+        weight_ED: float32 or bfloat16.
+        bias_E: float32, added to the logits.
+        correction_E: float32, added to the scores for the choice alone.
+        rules: How scores are made and experts chosen.
+
+    Raises:
+        ValueError: Shapes, dtypes or layout are not these.
+    """
+    x_TD = x_TD.contiguous()
+    (tokens, width), count = x_TD.shape, len(weight_ED)
+    _check(x_TD, torch.float32, (tokens, width))
+    _check_weight((weight_ED,), count, width)
+    for extra in (bias_E, correction_E):
+        if extra is not None:
+            _check(extra, torch.float32, (count,))
+    rules.check(count)
+    library = loaded()
+    assert library is not None  # noqa: S101  the caller asked usable()
+    choices_TK = torch.empty(tokens, rules.chosen, dtype=torch.int64)
+    shares_TK = torch.empty(tokens, rules.chosen)
+    library.isomorph_route(
+        *(_KINDS[weight_ED.dtype], x_TD.data_ptr(), weight_ED.data_ptr()),
+        *(None if extra is None else extra.data_ptr() for extra in (bias_E, correction_E)),
+        *(choices_TK.data_ptr(), shares_TK.data_ptr(), tokens, count, width, rules.chosen),
+        *(rules.groups, rules.kept_groups, rules.best_of_group, rules.sigmoid, rules.normalize),
+        *(rules.scale, torch.get_num_threads()),
+    )
+    return choices_TK, shares_TK
 
 
 def _multiply(library: ctypes.CDLL, x_RI: Tensor, weight: Weight) -> Tensor:
@@ -143,22 +249,21 @@ def _multiply_in_torch(x_RI: Tensor, weight: Weight) -> Tensor:
     return functional.linear(x_RI.to(numbers.dtype), numbers).float()
 
 
-def _experts_in_torch(
-    x_TD: Tensor, choices_TK: Tensor, shares_TK: Tensor, gate_up: Weight, down: Weight
-) -> Tensor:
-    out_TD = torch.zeros_like(x_TD)
+def _visit_in_torch(
+    x_TD: Tensor, choices_TK: Tensor, gate_up: Weight, down: Weight, results_TKD: Tensor
+) -> None:
     width = x_TD.shape[1]
     inner = len(gate_up[0]) // (len(down[0]) // width) // 2
     for expert in choices_TK.unique().tolist():
+        if expert < 0:
+            continue
         token, rank = (choices_TK == expert).nonzero(as_tuple=True)
         first, last = (
             tuple(part[expert * rows : (expert + 1) * rows] for part in weight)
             for weight, rows in ((gate_up, 2 * inner), (down, width))
         )
         gate, value = _multiply_in_torch(x_TD[token], first).chunk(2, dim=-1)
-        found = _multiply_in_torch(functional.silu(gate) * value, last)
-        out_TD.index_add_(0, token, found * shares_TK[token, rank, None])
-    return out_TD
+        results_TKD[token, rank] = _multiply_in_torch(functional.silu(gate) * value, last)
 
 
 def _check_weight(weight: Weight, outputs: int, inputs: int) -> None:

@@ -1,11 +1,12 @@
 // The feed-forward networks of a mixture of experts, for tokens that have been routed.
 //
-// Letters: T tokens, K experts a token, E experts, D model width, F an expert's inner width.
-// Each expert's tokens are gathered, so that its weights are read once, whatever T is.
+// Letters: T tokens, K experts a token, V visits (T x K), E experts, D model width, F an expert's
+// inner width. Each expert's tokens are gathered, so that its weights are read once, whatever T is.
 
 #pragma once
 
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "matmul.h"
@@ -14,79 +15,131 @@ namespace isomorph {
 
 struct Experts {
   int64_t tokens, chosen, experts, width, inner;
+
+  int64_t visits() const { return tokens * chosen; }
 };
 
-// SwiGLU of one row: `inner` gates, then as many values. `to` may be where an earlier row began.
-inline void swiglu(const float* row, int64_t inner, float* to) {
+// Memory that nobody has filled with zeros first.
+using Scratch = std::unique_ptr<float[]>;
+inline Scratch scratch(int64_t numbers) { return Scratch(new float[numbers]); }
+
+// SwiGLU of one row: `count` gates, and as many values.
+inline void swiglu(const float* gates, const float* values, int64_t count, float* to) {
   int64_t f = 0;
-  for (; f + LANES <= inner; f += LANES) {
-    const Floats gate = load_floats(row + f);
-    const Floats out = gate / (1.0f + exponential(-gate)) * load_floats(row + inner + f);
+  for (; f + LANES <= count; f += LANES) {
+    const Floats gate = load_floats(gates + f);
+    const Floats out = gate / (1.0f + exponential(-gate)) * load_floats(values + f);
     std::memcpy(to + f, &out, sizeof out);
   }
-  for (; f < inner; ++f) to[f] = row[f] / (1.0f + std::exp(-row[f])) * row[inner + f];
+  for (; f < count; ++f) to[f] = gates[f] / (1.0f + std::exp(-gates[f])) * values[f];
 }
 
-// Which of the T x K choices fall on each expert: `order` lists them expert by expert, those of
-// expert e from starts[e] to starts[e + 1].
+// Which visits fall on each expert: `order` lists them expert by expert, those of touched[i] from
+// starts[i] to starts[i + 1]. A choice below 0 is no visit: somebody else takes care of it.
 struct Plan {
-  std::vector<int64_t> starts, order;
+  std::vector<int64_t> touched, starts, order;
 
-  Plan(const int64_t* choices, const Experts& of)
-      : starts(of.experts + 1), order(of.tokens * of.chosen) {
-    const int64_t count = int64_t(order.size());
-    for (int64_t c = 0; c < count; ++c) ++starts[choices[c] + 1];
-    for (int64_t e = 0; e < of.experts; ++e) starts[e + 1] += starts[e];
-    std::vector<int64_t> next(starts.begin(), starts.end() - 1);
-    for (int64_t c = 0; c < count; ++c) order[next[choices[c]]++] = c;
+  Plan(const int64_t* choices, const Experts& of) {
+    std::vector<int64_t> next(of.experts);
+    for (int64_t v = 0; v < of.visits(); ++v) {
+      if (choices[v] >= 0) ++next[choices[v]];
+    }
+    int64_t start = 0;
+    for (int64_t e = 0; e < of.experts; ++e) {
+      const int64_t count = next[e];
+      if (count == 0) continue;
+      touched.push_back(e);
+      starts.push_back(start);
+      next[e] = start;
+      start += count;
+    }
+    starts.push_back(start);
+    order.resize(start);
+    for (int64_t v = 0; v < of.visits(); ++v) {
+      if (choices[v] >= 0) order[next[choices[v]]++] = v;
+    }
   }
 };
 
-// One expert for its tokens; writes each choice's result, weighted, to its row of `results`.
+// How each expert's outputs are divided: few experts are cut, so that each thread has its share.
+inline int64_t parts_of_expert(size_t touched, int threads) {
+  const int64_t wanted = threads == 1 ? 1 : 4 * threads;
+  return std::max<int64_t>(1, wanted / std::max<int64_t>(1, int64_t(touched)));
+}
+
+// Where part p of n ends, in whole registers of outputs but for the last.
+inline int64_t end_of_part(int64_t outputs, int64_t p, int64_t parts) {
+  return p == parts ? outputs : outputs * p / parts / LANES * LANES;
+}
+
+// Writes what each visited expert makes of its tokens to the visits' rows of `results` [V, D].
+// `gate_up` is [E x 2F, D] and `down` [E x D, F]: the experts' weights one below the other.
 template <typename Weight>
-void run_expert(const float* x, const float* shares, const Weight& gate_up, const Weight& down,
-                const int64_t* choices, int64_t count, const Experts& of, float* results) {
-  std::vector<float> rows(count * of.width), inner(count * 2 * of.inner), out(count * of.width);
-  for (int64_t c = 0; c < count; ++c) {
-    const float* row = x + choices[c] / of.chosen * of.width;
-    std::copy(row, row + of.width, rows.data() + c * of.width);
-  }
-  multiply(rows.data(), count, gate_up, 0, 2 * of.inner, inner.data(), 2 * of.inner);
-  for (int64_t c = 0; c < count; ++c) {  // in place: row c of F begins where row c of 2F was read
-    swiglu(inner.data() + c * 2 * of.inner, of.inner, inner.data() + c * of.inner);
-  }
-  multiply(inner.data(), count, down, 0, of.width, out.data(), of.width);
-  for (int64_t c = 0; c < count; ++c) {
-    float* to = results + choices[c] * of.width;
-    for (int64_t d = 0; d < of.width; ++d) to[d] = shares[choices[c]] * out[c * of.width + d];
+void visit_experts(const float* x, const int64_t* choices, const Weight& gate_up,
+                   const Weight& down, float* results, const Experts& of, int threads) {
+  const Plan plan(choices, of);
+  const int64_t visits = int64_t(plan.order.size()), D = of.width, F = of.inner;
+  const int64_t touched = int64_t(plan.touched.size());
+  const int64_t parts = parts_of_expert(plan.touched.size(), threads);
+  // One token's row stands for all its visits: nothing is gathered.
+  const bool one = of.tokens == 1 && touched == visits;
+  const Scratch rows = scratch(one ? 0 : visits * D), out = scratch(one ? 0 : visits * D);
+  const Scratch made_up = scratch(visits * 2 * F), inner = scratch(visits * F);
+#pragma omp parallel num_threads(threads)
+  {
+    if (!one) {
+#pragma omp for schedule(static)
+      for (int64_t v = 0; v < visits; ++v) {
+        const float* row = x + plan.order[v] / of.chosen * D;
+        std::copy(row, row + D, rows.get() + v * D);
+      }
+    }
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < touched * parts; ++task) {
+      const int64_t i = task / parts, from = end_of_part(F, task % parts, parts);
+      const int64_t to = end_of_part(F, task % parts + 1, parts), begin = plan.starts[i];
+      const int64_t count = plan.starts[i + 1] - begin;
+      const Weight weight = gate_up.from(plan.touched[i] * 2 * F);
+      const float* given = one ? x : rows.get() + begin * D;
+      float* made = made_up.get() + begin * 2 * F;
+      multiply(given, count, weight, from, to, made, 2 * F);
+      multiply(given, count, weight, F + from, F + to, made, 2 * F);
+    }
+#pragma omp for schedule(static)
+    for (int64_t v = 0; v < visits; ++v) {
+      const float* row = made_up.get() + v * 2 * F;
+      swiglu(row, row + F, F, inner.get() + v * F);
+    }
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < touched * parts; ++task) {
+      const int64_t i = task / parts, from = end_of_part(D, task % parts, parts);
+      const int64_t to = end_of_part(D, task % parts + 1, parts), begin = plan.starts[i];
+      const int64_t count = plan.starts[i + 1] - begin;
+      float* made = one ? results + plan.order[begin] * D : out.get() + begin * D;
+      multiply(inner.get() + begin * F, count, down.from(plan.touched[i] * D), from, to, made, D);
+    }
+    if (!one) {
+#pragma omp for schedule(static)
+      for (int64_t v = 0; v < visits; ++v) {
+        const float* row = out.get() + v * D;
+        std::copy(row, row + D, results + plan.order[v] * D);
+      }
+    }
   }
 }
 
-// `gate_up` is [E x 2F, D] and `down` [E x D, F]: the experts' weights one below the other.
-template <typename Weight>
-void run_experts(const float* x, const int64_t* choices, const float* shares,
-                 const Weight& gate_up, const Weight& down, float* out, const Experts& of,
-                 int threads) {
-  const Plan plan(choices, of);
-  std::vector<float> results(of.tokens * of.chosen * of.width);
-#pragma omp parallel num_threads(threads)
-  {
-#pragma omp for schedule(dynamic)
-    for (int64_t e = 0; e < of.experts; ++e) {
-      const int64_t count = plan.starts[e + 1] - plan.starts[e];
-      if (count == 0) continue;
-      run_expert(x, shares, gate_up.from(e * 2 * of.inner), down.from(e * of.width),
-                 plan.order.data() + plan.starts[e], count, of, results.data());
-    }
-    // A token's results are added in the order of its choices, so any number of threads agrees.
-#pragma omp for schedule(static)
-    for (int64_t t = 0; t < of.tokens; ++t) {
-      float* to = out + t * of.width;
-      std::fill(to, to + of.width, 0.0f);
-      for (int64_t k = 0; k < of.chosen; ++k) {
-        const float* row = results.data() + (t * of.chosen + k) * of.width;
-        for (int64_t d = 0; d < of.width; ++d) to[d] += row[d];
-      }
+// Adds each token's results [T, K, D], weighted, in the order of its choices: so any number of
+// threads agrees, and so does any division of the visits.
+inline void combine(const float* results, const float* shares, float* out, const Experts& of,
+                    int threads) {
+  const int useful = of.visits() * of.width < (1 << 16) ? 1 : threads;
+#pragma omp parallel for schedule(static) num_threads(useful)
+  for (int64_t t = 0; t < of.tokens; ++t) {
+    float* to = out + t * of.width;
+    std::fill(to, to + of.width, 0.0f);
+    for (int64_t v = t * of.chosen; v < (t + 1) * of.chosen; ++v) {
+      const float* row = results + v * of.width;
+      for (int64_t d = 0; d < of.width; ++d) to[d] += shares[v] * row[d];
     }
   }
 }

@@ -3,6 +3,7 @@
 // Inputs and outputs are float32, row after row without gaps; weights are [O, I] as in torch.
 
 #include "experts.h"
+#include "router.h"
 
 using namespace isomorph;
 
@@ -62,15 +63,34 @@ void isomorph_multiply(int kind, const float* x, const void* weight, const void*
   });
 }
 
-void isomorph_experts(int kind, const float* x, const int64_t* choices, const float* shares,
-                      const void* gate_up, const void* gate_up_scales, const void* down,
-                      const void* down_scales, float* out, int64_t tokens, int64_t chosen,
-                      int64_t experts, int64_t width, int64_t inner, int threads) {
+void isomorph_visit(int kind, const float* x, const int64_t* choices, const void* gate_up,
+                    const void* gate_up_scales, const void* down, const void* down_scales,
+                    float* results, int64_t tokens, int64_t chosen, int64_t experts,
+                    int64_t width, int64_t inner, int threads) {
   with_weights(kind, [=](auto make) {
-    run_experts(x, choices, shares, make(gate_up, gate_up_scales, width),
-                make(down, down_scales, inner), out, {tokens, chosen, experts, width, inner},
-                threads);
+    visit_experts(x, choices, make(gate_up, gate_up_scales, width),
+                  make(down, down_scales, inner), results,
+                  {tokens, chosen, experts, width, inner}, threads);
   });
+}
+
+void isomorph_combine(const float* results, const float* shares, float* out, int64_t tokens,
+                      int64_t chosen, int64_t width, int threads) {
+  combine(results, shares, out, {tokens, chosen, 0, width, 0}, threads);
+}
+
+void isomorph_route(int kind, const float* x, const void* weight, const float* bias,
+                    const float* correction, int64_t* choices, float* shares, int64_t tokens,
+                    int64_t experts, int64_t width, int64_t chosen, int64_t groups,
+                    int64_t kept_groups, int64_t best_of_group, int sigmoid, int normalize,
+                    float scale, int threads) {
+  const Rules rules = {experts, chosen, groups, kept_groups, best_of_group,
+                       bool(sigmoid), bool(normalize), scale};
+  const Scratch logits = scratch(tokens * experts);
+  with_weights(kind, [&](auto make) {
+    share_out(x, make(weight, nullptr, width), logits.get(), tokens, experts, threads);
+  });
+  route(logits.get(), bias, correction, choices, shares, tokens, rules, threads);
 }
 
 }  // extern "C"

@@ -13,6 +13,7 @@ namespace isomorph {
 
 constexpr int ROWS = 4;
 constexpr int OUTPUTS = REGISTERS >= 32 ? 4 : 3;  // 12 sums leave AVX2 four registers
+constexpr int64_t CACHE_LINE = 64;
 constexpr int OUTPUTS_OF_ONE = 4;                 // sums that a single row keeps in flight
 
 // A weight of numbers that stand for themselves, but for one scale an output (null: none).
@@ -52,7 +53,13 @@ inline void tile(const float* x, const Dense<Number>& weight, float (&out)[R][O]
     for (int r = 0; r < R; ++r) rows[r] = load_floats(x + r * inputs + i);
 #pragma GCC unroll 8
     for (int o = 0; o < O; ++o) {
-      const Floats column = load_floats(weight.numbers + o * inputs + i);
+      const Number* const numbers = weight.numbers + o * inputs + i;
+      // One row waits for memory, and the CPU's own prefetcher stops at each 4 KiB: the same place
+      // of the next O outputs is fetched meanwhile. Beyond the last one that does nothing.
+      if (R == 1 && i * int64_t(sizeof(Number)) % CACHE_LINE == 0) {
+        __builtin_prefetch(numbers + O * inputs);
+      }
+      const Floats column = load_floats(numbers);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) sums[r][o] = multiply_add(rows[r], column, sums[r][o]);
     }

@@ -5,9 +5,10 @@ import secrets
 import time
 from typing import Any
 
-from model_code.common.engine import Piece
+from model_code.common.engine import Piece, Visits
 from model_code.common.server.requests import Ask
 
+_EXPERTS_SHOWN = 4  # of a layer
 DONE = b"data: [DONE]\n\n"
 
 
@@ -64,7 +65,21 @@ def usage(last: Piece) -> dict[str, Any]:
     }
     if last.cached_tokens is not None:
         counts["prompt_tokens_details"] = {"cached_tokens": last.cached_tokens}
+    if last.experts is not None:
+        counts["experts"] = _experts(last.experts)
     return counts
+
+
+def _experts(visits: Visits) -> dict[str, Any]:
+    """Return the experts of each layer that worked most; not a field of OpenAI's."""
+    layers = {
+        str(layer): {
+            str(expert): count
+            for expert, count in sorted(counts.items(), key=lambda each: -each[1])[:_EXPERTS_SHOWN]
+        }
+        for layer, counts in sorted(visits.items())
+    }
+    return {"visits": sum(sum(counts.values()) for counts in visits.values()), "layers": layers}
 
 
 def error(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> bytes:

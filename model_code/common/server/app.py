@@ -15,11 +15,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from model_code.common.chat import ChatError
-from model_code.common.engine import Piece, PromptTooLongError
+from model_code.common.engine import Piece
 from model_code.common.server import answers
-from model_code.common.server.admission import DrainingError, QueueFullError
+from model_code.common.server.admission import DrainingError
 from model_code.common.server.answers import Answer
+from model_code.common.server.problems import problem_of
 from model_code.common.server.requests import (
     MAX_BODY_BYTES,
     Ask,
@@ -27,7 +27,7 @@ from model_code.common.server.requests import (
     parse_chat,
     parse_completion,
 )
-from model_code.common.server.service import LoadingError, Service, Trace
+from model_code.common.server.service import Service, Trace
 
 _LOG = logging.getLogger(__name__)
 _CLIENT_GONE = 499
@@ -88,7 +88,7 @@ class Generate:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_WORDS_S):
                     await self._fail(problem, trace, sender)
-        self._service.metrics.requests.labels(str(sender.code)).inc()
+        self._service.metrics.answered(sender.code)
         _LOG.info(
             "%s %d queued=%.3fs first_token=%s took=%.3fs tokens_in=%d tokens_out=%d",
             request.url.path, sender.code, trace.queued_s,
@@ -110,7 +110,11 @@ class Generate:
 
     async def _fail(self, problem: Exception, trace: Trace, sender: "_Sender") -> None:
         """Say what went wrong: as the response, or inside of the stream that has begun."""
-        code, body = _problem(problem, self._service, trace)
+        service = self._service
+        code, body = problem_of(
+            problem, admission=service.admission, deadline_s=service.deadline_s,
+            tokens=trace.completion_tokens,
+        )  # fmt: skip
         if not sender.started:
             headers = {"retry-after": _RETRY_S} if code in (429, 503) else {}
             await sender.respond(code, body, headers)
@@ -203,37 +207,6 @@ async def _unless_stopped(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _problem(problem: Exception, service: Service, trace: Trace) -> tuple[int, bytes]:
-    """Return the status and the body that tell a client what went wrong."""
-    say = str(problem)
-    match problem:
-        case InvalidRequestError():
-            kind, param = "invalid_request_error", problem.param
-            code = "model_not_found" if problem.status == 404 else None
-            return problem.status, answers.error(say, kind=kind, param=param, code=code)
-        case ChatError():
-            return 400, answers.error(say, kind="invalid_request_error", param="messages")
-        case PromptTooLongError():
-            kind, code = "invalid_request_error", "context_length_exceeded"
-            return 400, answers.error(say, kind=kind, code=code)
-        case QueueFullError():
-            admission = service.admission
-            say = f"{admission.slots} requests run and {admission.queue} wait; try again later"
-            return 429, answers.error(say, kind="rate_limit_error", code="queue_full")
-        case LoadingError():
-            return 503, answers.error("the model is still loading", kind="server_error")
-        case DrainingError():
-            return 503, answers.error("this server is shutting down", kind="server_error")
-        case TimeoutError():
-            say = (
-                f"the deadline of {service.deadline_s:g} s passed after "
-                f"{trace.completion_tokens} tokens; ask for fewer with max_tokens"
-            )
-            return 504, answers.error(say, kind="timeout_error", code="deadline_exceeded")
-    _LOG.error("a request failed", exc_info=problem)
-    return 500, answers.error("internal error; the server's log has it", kind="server_error")
 
 
 async def _http_error(request: Request, problem: Exception) -> Response:

@@ -1,9 +1,8 @@
-"""What the server counts: for Prometheus at /metrics, and for CloudWatch through `Window`."""
+"""What the server counts: for Prometheus at /metrics, and for CloudWatch."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,74 +15,15 @@ from prometheus_client import (
 
 from model_code.common.engine import Engine
 from model_code.common.server.admission import Admission
+from model_code.common.server.plain_metrics import MoreMetrics
+from model_code.common.server.window import UNITS, Window
+
+__all__ = ["Metrics", "MoreMetrics", "Window"]
 
 disable_created_metrics()  # a second series for each counter, which nobody reads
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _RATE_WINDOW_S = 10.0
-_MAX_FIRST_TOKENS = 150  # values that one PutMetricData datum may hold
 _MEMINFO = Path("/proc/meminfo")
-
-
-class Window:
-    """What happened since the last look. Levels are averaged over time, so no burst is missed."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._since = self._changed = clock()
-        self._levels = [0.0, 0.0, 0.0]
-        self._areas = [0.0, 0.0, 0.0]
-        self.tokens = 0
-        self.first_tokens: list[float] = []
-
-    def level(self, in_flight: int, waiting: int) -> None:
-        """Say how many requests are in flight, and how many of these wait, from now on."""
-        self._pass_time()
-        self._levels[:2] = in_flight, waiting
-
-    def fill(self, share: float) -> None:
-        """Say which share of the attention windows' places is filled, from now on."""
-        self._pass_time()
-        self._levels[2] = share
-
-    def _pass_time(self) -> None:
-        now = self._clock()
-        for index, level in enumerate(self._levels):
-            self._areas[index] += level * (now - self._changed)
-        self._changed = now
-
-    def take(self) -> dict[str, list[float]]:
-        """Return each metric's values since the last call, and start anew."""
-        self._pass_time()
-        seconds = max(self._changed - self._since, 1e-9)
-        values: dict[str, list[float]] = {
-            "RequestsInFlight": [self._areas[0] / seconds],
-            "QueueDepth": [self._areas[1] / seconds],
-            "TokensPerSecond": [self.tokens / seconds],
-            "WindowOccupancy": [100 * self._areas[2] / seconds],
-        }
-        if self.first_tokens:
-            values["TimeToFirstToken"] = self.first_tokens[:_MAX_FIRST_TOKENS]
-        self._since, self._areas = self._changed, [0.0, 0.0, 0.0]
-        self.tokens, self.first_tokens = 0, []
-        return values
-
-
-class MoreMetrics(Protocol):
-    """What a target counts on top.
-
-    Args:
-        units: CloudWatch's unit of each metric that `take` may return.
-    """
-
-    units: Mapping[str, str]
-
-    def first_token(self, seconds: float, reused_tokens: int) -> None:
-        """Note how long a client waited for the first token."""
-        ...
-
-    def take(self) -> dict[str, list[float]]:
-        """Return each metric's values since the last call."""
-        ...
 
 
 class Metrics:
@@ -165,11 +105,28 @@ class Metrics:
         self.first_token.observe(seconds)
         self.window.first_tokens.append(seconds)
 
+    def queued(self, seconds: float) -> None:
+        """Note how long a request waited for a slot."""
+        self.queue_wait.observe(seconds)
+
+    def read(self, tokens: int) -> None:
+        """Note the tokens of a prompt."""
+        self.tokens.labels("in").inc(tokens)
+
+    def answered(self, code: int) -> None:
+        """Note how a request ended."""
+        self.requests.labels(str(code)).inc()
+
     def wrote(self, tokens: int) -> None:
         """Note more tokens written."""
         self.tokens.labels("out").inc(tokens)
         self.window.tokens += tokens
         self._rate.tokens += tokens
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """CloudWatch's unit of each metric that `take` may return."""
+        return {**UNITS, **(self.more.units if self.more else {})}
 
     def take(self) -> dict[str, list[float]]:
         """Return each metric's values since the last call, by CloudWatch's name."""

@@ -2,21 +2,26 @@
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from model_code.common.aws import client
-from model_code.common.server.metrics import Metrics
 
 _LOG = logging.getLogger(__name__)
-_UNITS = {
-    "RequestsInFlight": "Count",
-    "QueueDepth": "Count",
-    "TokensPerSecond": "Count/Second",
-    "TimeToFirstToken": "Seconds",
-    "WindowOccupancy": "Percent",
-    "MemoryHeadroom": "Megabytes",
-}
 PERIOD_S = 10.0
+
+
+class Figures(Protocol):
+    """What there is to publish."""
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """CloudWatch's unit of each metric that `take` may return."""
+        ...
+
+    def take(self) -> dict[str, list[float]]:
+        """Return each metric's values since the last call."""
+        ...
 
 
 class Publisher:
@@ -27,7 +32,7 @@ class Publisher:
         fleet: Value of the dimension Fleet.
     """
 
-    def __init__(self, metrics: Metrics, *, namespace: str, fleet: str) -> None:
+    def __init__(self, metrics: Figures, *, namespace: str, fleet: str) -> None:
         self._metrics, self._namespace = metrics, namespace
         self._dimensions = [{"Name": "Fleet", "Value": fleet}]
         self._client: Any = None
@@ -41,7 +46,7 @@ class Publisher:
 
     async def publish(self) -> None:
         """Put what happened since the last time, one datum per metric."""
-        units = {**_UNITS, **(self._metrics.more.units if self._metrics.more else {})}
+        units = self._metrics.units
         data = [
             {"MetricName": name, "Dimensions": self._dimensions, "Unit": units[name],
              "Values": values}

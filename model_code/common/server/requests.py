@@ -9,6 +9,7 @@ from typing import Any
 from model_code.common.chat import Message
 
 MAX_BODY_BYTES = 1 << 20
+_JSON = "application/json"
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
 MAX_MESSAGES = 1024
@@ -45,6 +46,7 @@ _COMMON = {
     "stop",
     "stream",
     "stream_options",
+    "experts",
 }
 _COMPLETION = _COMMON | {"prompt"}
 _CHAT = _COMMON | {"messages", "max_completion_tokens"}
@@ -80,6 +82,7 @@ class Ask:
     stops: tuple[str, ...]
     stream: bool
     include_usage: bool
+    experts: bool = False
 
     @property
     def chat(self) -> bool:
@@ -114,6 +117,22 @@ def parse_chat(body: bytes) -> Ask:
     return _ask(fields, None, messages, limits[0] or limits[1])
 
 
+def parse_invocation(body: bytes) -> Ask:
+    """Check the body of SageMaker's POST /invocations: a chat if it has messages, or a prompt."""
+    return parse_chat(body) if "messages" in fields_of(body) else parse_completion(body)
+
+
+def check_json(given: str | None) -> None:
+    """Refuse a body of another type than JSON."""
+    kind, _, rest = (given or "").partition(";")
+    charset = rest.strip().lower().removeprefix("charset=").strip('"')
+    if kind.strip().lower() != _JSON or charset not in ("", "utf-8", "utf8"):
+        raise InvalidRequestError(
+            f"the content type is {(given or 'missing')[:60]!r}; allowed: {_JSON}, in UTF-8",
+            status=415,
+        )
+
+
 def _ask(
     fields: dict[str, Any], prompt: str | None, messages: tuple[Message, ...], limit: int | None
 ) -> Ask:
@@ -132,10 +151,16 @@ def _ask(
         stops=_stops(fields.get("stop")),
         stream=_flag(fields, "stream"),
         include_usage=_include_usage(fields.get("stream_options")),
+        experts=_flag(fields, "experts"),
     )
 
 
-def _fields(body: bytes, known: set[str]) -> dict[str, Any]:
+def fields_of(body: bytes) -> dict[str, Any]:
+    """Return the fields of a JSON object, whatever they are.
+
+    Raises:
+        InvalidRequestError: The body is no JSON object.
+    """
     try:
         value = json.loads(body.decode(), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -146,8 +171,12 @@ def _fields(body: bytes, known: set[str]) -> dict[str, Any]:
         raise InvalidRequestError(f"the body is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidRequestError(f"the body must be a JSON object, got {_shown(value)}")
+    return value
+
+
+def _fields(body: bytes, known: set[str]) -> dict[str, Any]:
     fields = {}
-    for name, given in value.items():
+    for name, given in fields_of(body).items():
         if name in _IGNORED or given is None:
             continue
         if name in known:

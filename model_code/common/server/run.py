@@ -12,6 +12,8 @@ from types import FrameType
 from typing import Any, Protocol
 
 import uvicorn
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from model_code.common.engine import Engine, load_engine
 from model_code.common.errors import SettingsError, UserError
@@ -34,6 +36,14 @@ class Extension(Protocol):
 
     def count(self, metrics: Metrics) -> None:
         """Add metrics; called before the first request."""
+        ...
+
+    def load(self) -> Engine | None:
+        """Load the engine in the server's place; None leaves it to the server."""
+        ...
+
+    def wrap(self, app: Starlette, service: Service) -> ASGIApp:
+        """Return the application with what the target adds to it."""
         ...
 
     def attach(self, engine: Engine, folder: Path) -> None:
@@ -74,17 +84,21 @@ class _Process(uvicorn.Server):
 
     def __init__(self, settings: Settings, extension: Extension | None) -> None:
         self._settings, self._extension = settings, extension
+        self._metrics = Metrics()
+        if extension:
+            extension.count(self._metrics)
         self._service = Service(
             model=settings.model, slots=settings.slots, queue=settings.queue,
-            deadline_s=settings.deadline_s,
+            deadline_s=settings.deadline_s, metrics=self._metrics,
         )  # fmt: skip
+        app: ASGIApp = build_app(self._service)
         if extension:
-            extension.count(self._service.metrics)
+            app = extension.wrap(build_app(self._service), self._service)
         self._stop = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         super().__init__(
             uvicorn.Config(
-                build_app(self._service), lifespan="off", log_config=None, server_header=False,
+                app, lifespan="off", log_config=None, server_header=False,
                 timeout_keep_alive=_KEEP_ALIVE_S, timeout_graceful_shutdown=_FLUSH_S,
             )
         )  # fmt: skip
@@ -123,6 +137,8 @@ class _Process(uvicorn.Server):
 
     def _load(self) -> Engine:
         s = self._settings
+        if self._extension and (loaded := self._extension.load()):
+            return loaded
         folder = fetch(s.weights, s.weights_sha256, s.state)
         engine = load_engine(
             s.engine, folder, slots=s.slots, context=s.context, dtype=s.dtype,
@@ -135,9 +151,7 @@ class _Process(uvicorn.Server):
     async def _publish(self) -> None:
         s = self._settings
         if s.metric_namespace and s.fleet:
-            publisher = Publisher(
-                self._service.metrics, namespace=s.metric_namespace, fleet=s.fleet
-            )
+            publisher = Publisher(self._metrics, namespace=s.metric_namespace, fleet=s.fleet)
             await publisher.run()
 
     async def _drain(self) -> None:

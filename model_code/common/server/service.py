@@ -10,16 +10,13 @@ from typing import Literal
 from model_code.common.chat import ChatTemplate
 from model_code.common.engine import Engine, Generation, Piece
 from model_code.common.server.admission import Admission
-from model_code.common.server.metrics import Metrics
+from model_code.common.server.plain_metrics import ServiceMetrics
+from model_code.common.server.problems import LoadingError
 from model_code.common.server.requests import Ask, InvalidRequestError
 from model_code.common.server.stops import StopFilter
 
 _POLL_S = 0.05
 _CUT_S = 5.0  # for requests that were cut to say so
-
-
-class LoadingError(Exception):
-    """The weights are not loaded yet."""
 
 
 @dataclass
@@ -38,11 +35,19 @@ class Service:
 
     Args:
         deadline_s: How long a request may take, waiting included.
+        metrics: What counts; left out, for Prometheus.
     """
 
-    def __init__(self, *, model: str, slots: int, queue: int, deadline_s: float) -> None:
+    def __init__(
+        self, *, model: str, slots: int, queue: int, deadline_s: float,
+        metrics: ServiceMetrics | None = None,
+    ) -> None:  # fmt: skip
         self.model, self.deadline_s = model, deadline_s
-        self.metrics = Metrics()
+        if metrics is None:  # imported here, since SageMaker's images have no Prometheus
+            from model_code.common.server.metrics import Metrics
+
+            metrics = Metrics()
+        self.metrics: ServiceMetrics = metrics
         self.admission = Admission(slots=slots, queue=queue, changed=self.metrics.level)
         self.created = int(time.time())
         self.cut = asyncio.Event()  # set when a drain has taken too long
@@ -82,7 +87,7 @@ class Service:
             raise LoadingError
         request = self._generation(ask)
         async with self.admission.slot() as trace.queued_s:
-            self.metrics.queue_wait.observe(trace.queued_s)
+            self.metrics.queued(trace.queued_s)
             async with (
                 aclosing(self._engine.generate(request)) as pieces,
                 aclosing(self._counted(pieces, trace)) as counted,
@@ -97,6 +102,11 @@ class Service:
                 param="model",
                 status=404,
             )
+        if ask.experts and not getattr(self._engine, "has_experts", False):
+            raise InvalidRequestError(
+                f"'experts' is true, and {self.model!r} has no routed experts here; leave it out",
+                param="experts",
+            )
         return Generation(
             prompt=self._template.prompt(ask.messages) if ask.prompt is None else ask.prompt,
             max_tokens=ask.max_tokens,
@@ -106,6 +116,7 @@ class Service:
             min_p=ask.min_p,
             repetition_penalty=ask.repetition_penalty,
             seed=ask.seed,
+            experts=ask.experts,
         )
 
     async def _counted(
@@ -116,7 +127,7 @@ class Service:
         try:
             async for piece in pieces:
                 if piece.prompt_tokens > trace.prompt_tokens:
-                    self.metrics.tokens.labels("in").inc(piece.prompt_tokens)
+                    self.metrics.read(piece.prompt_tokens)
                     trace.prompt_tokens = piece.prompt_tokens
                 if piece.completion_tokens and trace.first_token_s is None:
                     trace.first_token_s = time.monotonic() - trace.arrived

@@ -8,10 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from starlette.types import ASGIApp
+
 from model_code.common.engine import Engine
 from model_code.common.errors import SettingsError
 from model_code.common.manifest import build_manifest
 from model_code.common.server.metrics import Metrics
+from model_code.common.server.service import Service
 from model_code.common.server.settings import Settings
 from model_code.mla.store.client import Client
 from model_code.mla.store.metrics import LatentMetrics
@@ -45,6 +48,13 @@ class Reuse:
     def count(self, metrics: Metrics) -> None:
         """Add the metrics of reuse."""
         metrics.more = self._metrics = LatentMetrics(metrics.registry)
+
+    def load(self) -> None:
+        """The server loads."""
+
+    def wrap(self, app: ASGIApp, service: Service) -> ASGIApp:
+        """Nothing is added to the endpoints."""
+        return app
 
     def attach(self, engine: Engine, folder: Path) -> None:
         """Let the engine reuse what is in the store."""

@@ -24,7 +24,7 @@ _FRESH = count()
 @pytest.fixture(scope="module")
 def prompts() -> list[str]:
     """More blocks than a server keeps at hand (24), so that it asks the store all the time."""
-    from model_code.mla.train_tiny import text_of_python
+    from model_code.common.text import text_of_python
 
     text = text_of_python()
     return [text[at : at + 600] for at in range(0, 160_000, 10_000)]

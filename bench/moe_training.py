@@ -1,0 +1,116 @@
+"""A mixture of experts beside a dense model of as many active parameters, at equal steps.
+
+The first mixture is then pruned to 4:16, and trained on.
+
+`isomorph bench moe_training --write docs/moe-loss.svg` draws the curves.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from math import exp
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench import sparsity
+from bench.chart import line_chart
+from bench.moe_models import dense_like
+from bench.row import Row
+from model_code.common.safetensors_folder import save_folder
+from model_code.moe.train import shards
+from model_code.moe.train.recipe import Recipe, load_recipe
+from model_code.moe.train.run import Trained, train
+
+STEPS, SEEDS = 100, (0, 1, 2)
+_SEQUENCES = 8  # of a step: half of the config's, for six trainings in one measurement
+_HELD_OUT = 8192  # tokens that are not learnt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training: the loss of each step, and that on text that it had not seen."""
+
+    losses: tuple[float, ...]
+    held_out: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What was measured: a run for each seed, and what sparsity made of the first mixture."""
+
+    mixture: tuple[Run, ...]
+    dense: tuple[Run, ...]
+    sparse: sparsity.Sparse
+
+
+def rows() -> Iterator[Row]:
+    """The loss on unseen text, seed by seed; the ratio is that of the perplexities."""
+    found = measure()
+    whole, active, peer = (f"{count / 1e6:.2f}M" for count in _parameters())
+    for seed, ours, theirs in zip(SEEDS, found.mixture, found.dense, strict=True):
+        yield Row(
+            name=f"loss a token of unseen text after {STEPS} steps, tiny, seed {seed}",
+            ours=f"{ours.held_out:.4f} ({whole}, {active} active)",
+            peer=f"dense of {peer}: {theirs.held_out:.4f}",
+            ratio=exp(theirs.held_out - ours.held_out), target=1.0,
+        )  # fmt: skip
+    yield from sparsity.rows(found.sparse)
+
+
+def write(path: Path) -> None:
+    """Draw the curves of all seeds to an SVG file."""
+    found = measure()
+    whole, active, peer = (f"{count / 1e6:.2f}M" for count in _parameters())
+    lines: Mapping[str, list[tuple[float, ...]]] = {
+        f"mixture, {active} of {whole} active": [run.losses for run in found.mixture],
+        f"dense, {peer}": [run.losses for run in found.dense],
+    }
+    title = f"Loss of a batch at equal steps, seeds {', '.join(map(str, SEEDS))} and their mean"
+    path.write_text(line_chart(title, lines, across="step", up="nats a token"))
+
+
+@cache
+def measure() -> Found:
+    """Train both with every seed, on Python's own language reference; then prune the first."""
+    with TemporaryDirectory() as home:
+        data, folder = Path(home, "shards"), Path(home, "dense")
+        options = ["--out", str(data), "--vocabulary", "1024", "--held-out", str(_HELD_OUT)]
+        with contextlib.redirect_stdout(io.StringIO()):
+            if shards.main(options):
+                raise RuntimeError("the shards could not be made")
+        trained = [_train(_mixture(), data, seed) for seed in SEEDS]
+        dense = [_run(_train(_dense(), data, seed)) for seed in SEEDS]
+        folder.mkdir()
+        save_folder(trained[0].decoder, dict(_mixture().model), folder)
+        return Found(
+            mixture=tuple(map(_run, trained)), dense=tuple(dense),
+            sparse=sparsity.measure(folder, data),
+        )  # fmt: skip
+
+
+def _train(recipe: Recipe, data: Path, seed: int) -> Trained:
+    return train(recipe, data=data, steps=STEPS, seed=seed)
+
+
+def _run(trained: Trained) -> Run:
+    assert trained.held_out is not None  # noqa: S101
+    return Run(losses=tuple(trained.losses), held_out=trained.held_out)
+
+
+def _mixture() -> Recipe:
+    recipe = load_recipe("tiny")
+    training = replace(recipe.training, batch=_SEQUENCES, micro_batch=_SEQUENCES)
+    return replace(recipe, training=training)
+
+
+def _dense() -> Recipe:
+    recipe = _mixture()
+    return replace(recipe, name="dense", model=dense_like(recipe.model, active=True))
+
+
+def _parameters() -> tuple[int, int, int]:
+    """Return all and the active parameters of the mixture, and those of the dense model."""
+    mixture = _mixture().architecture
+    return mixture.parameters, mixture.active_parameters, _dense().architecture.parameters
