@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bench.row import Row
+from isomorph import output
 from isomorph.errors import UserError
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the engines have it, for all alike
@@ -25,15 +26,16 @@ def _gqa() -> Iterator[Row]:
 
 def _mla() -> Iterator[Row]:
     """Latent attention and the store of latents, on the tiny model that is trained here."""
-    from bench import mla, mla_nodes, mla_store
+    from bench import latent_decode, mla, mla_compression, mla_nodes, mla_store
     from isomorph import trained
 
     weights, _ = trained.fetch("tiny-deepseek")
     yield from mla.cache_bytes()
     if find_spec("transformers"):
-        yield from mla.decode()
+        yield from latent_decode.rows((4096, 16_384))
     yield from mla.first_token(weights)
     yield from mla_store.throughput()
+    yield from mla_compression.rows(weights)
     yield from mla_nodes.shared_prefixes(weights)
 
 
@@ -54,11 +56,29 @@ def _planner() -> Iterator[Row]:
 
 
 def _sliding_window() -> Iterator[Row]:
-    """The cache's bytes, and what a function ships and takes to start; both need torch."""
-    from bench import sliding_window
+    """The cache's bytes, what a function ships and takes to start, and decoding Gemma 3 270M."""
+    _need("sliding_window", "torch", "transformers", "gguf", "xllamacpp")
+    from bench import sliding_window, window_starts
 
     yield from sliding_window.memory()
-    yield from sliding_window.starts()
+    yield from window_starts.rows()
+    yield from _window_decode()
+
+
+def _window_decode() -> Iterator[Row]:
+    from bench import gemma, window_decode
+
+    with gemma.converted() as folder:
+        yield from window_decode.rows(folder)
+
+
+def _sliding_window_text() -> Iterator[Row]:
+    """Logits and perplexity of Gemma 3 270M on 32k tokens of real text."""
+    _need("sliding_window_text", "torch", "transformers", "gguf")
+    from bench import gemma, window_text
+
+    with gemma.converted() as folder:
+        yield from window_text.rows(folder)
 
 
 def _moe_training() -> Iterator[Row]:
@@ -74,11 +94,16 @@ def _moe_training() -> Iterator[Row]:
 def _common() -> Iterator[Row]:
     """The model code: experts, latents, matrices, few bits, and each engine on a real model."""
     _need("common", "torch", "transformers", "gguf")
-    from bench import common, engines, quantization
+    from bench import common, decode_1b, engines, quantization
 
     yield from common.rows()
     yield from quantization.rows()
+    yield from decode_1b.rows()
     yield from engines.rows(engines.measure())
+    try:
+        yield from _window_decode()
+    except UserError as error:  # its terms were not accepted here
+        output.say(f"no rows for sliding windows: {error}")
 
 
 def _need(bench: str, *modules: str) -> None:
@@ -106,6 +131,7 @@ BENCHES: dict[str, Callable[[], Iterable[Row]]] = {
     "moe_training": _moe_training,
     "planner": _planner,
     "sliding_window": _sliding_window,
+    "sliding_window_text": _sliding_window_text,
 }
 # What some of them leave in a document: a table between marks, a drawing.
 WRITERS: dict[str, Callable[[Path], None]] = {

@@ -15,17 +15,13 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from bench import smollm2
-from bench.row import Row, interleaved
+from bench import latent_decode, smollm2
+from bench.row import Row, beside, interleaved
 from model_code.common.attention import grouped_attention
-from model_code.common.cache import WholeLayer, parts_of
 from model_code.common.engine.native import choose_dtype
 from model_code.common.feed_forward import GatedFeedForward
-from model_code.common.layers import Attention, FeedForward, Rope, Router
+from model_code.common.layers import FeedForward, Router
 from model_code.common.linear import Linear
-from model_code.common.rotary import Rotary
-from model_code.common.span import Span
-from model_code.mla.model import LatentAttention
 from model_code.moe.model import MixtureOfExperts
 
 _EXPERTS, _VISITED, _WIDTH, _INNER = 256, 8, 512, 128
@@ -38,7 +34,7 @@ def rows() -> Iterator[Row]:
     torch.manual_seed(0)
     with torch.inference_mode():
         yield from experts()
-        yield from latents()
+        yield from latent_decode.rows((16_384,))
         yield from grouped_queries()
         yield from matrices()
     yield load_peak()
@@ -60,9 +56,9 @@ def experts() -> Iterator[Row]:
         found = {name: partial(model, x) for name, model in models.items()}
         took = interleaved(found, rounds=7 if tokens < 512 else 2)
         name = f"{_EXPERTS} experts, {tokens} tokens, {_kind(dtype)}"
-        yield _row(name, took, "ours", "dense", "dense of equal size", target)
+        yield beside(name, took, "ours", "dense", "dense of equal size", target)
         for peer in theirs:
-            yield _row(name, took, "ours", peer, f"transformers {peer}", 1.0)
+            yield beside(name, took, "ours", peer, f"transformers {peer}", 1.0)
 
 
 def _mixtures(dtype: torch.dtype) -> tuple[MixtureOfExperts, dict[str, Any]]:
@@ -92,53 +88,6 @@ def _mixtures(dtype: torch.dtype) -> tuple[MixtureOfExperts, dict[str, Any]]:
     return ours, theirs
 
 
-def latents(length: int = 16_384) -> Iterator[Row]:
-    """One token of latent attention, beside transformers', which expands the cache each time."""
-    from transformers import DeepseekV3Config
-    from transformers.cache_utils import DynamicCache
-    from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention
-
-    dtype = choose_dtype("auto")
-    heads, rank, turned, plain, value, hidden = 16, 512, 64, 128, 128, 2048
-    config: Any = DeepseekV3Config(
-        hidden_size=hidden, num_attention_heads=heads, num_key_value_heads=heads, q_lora_rank=None,
-        kv_lora_rank=rank, qk_rope_head_dim=turned, qk_nope_head_dim=plain, v_head_dim=value,
-        attn_implementation="sdpa",
-    )  # fmt: skip
-    theirs = DeepseekV3Attention(config, layer_idx=0).to(dtype).eval()
-    rules = Attention(
-        heads=heads, kv_heads=heads, head_dim=plain + turned, value_dim=value,
-        latent_rank=rank, rope_dim=turned, scale=(plain + turned) ** -0.5,
-        rope=Rope(kind="default", theta=1e4),
-    )  # fmt: skip
-    ours = LatentAttention(hidden, rules, dtype).requires_grad_(False)
-    for parameter in ours.parameters():
-        parameter.normal_(0, 0.02)
-    layer = WholeLayer(parts_of(rules), slots=1, context=length + 1, dtype=dtype)
-    rotary = Rotary(rules.rope, turned, context=length + 1, trained=length + 1, dtype=dtype)
-    span, x = Span(0, torch.tensor([length]), 1), torch.randn(1, 1, hidden, dtype=dtype)
-    cache = DynamicCache()
-    cache.update(
-        torch.randn(1, 1, length, rank, dtype=dtype),
-        torch.randn(1, 1, length, turned, dtype=dtype), 0,
-    )  # fmt: skip
-    angles = torch.ones(1, 1, turned, dtype=dtype), torch.zeros(1, 1, turned, dtype=dtype)
-
-    def step_of_theirs() -> None:
-        theirs(x, position_embeddings=angles, attention_mask=None, past_key_values=cache)
-        cache.crop(-1)
-
-    latent = torch.randn(length * (rank + turned) * dtype.itemsize // 4)
-    took = interleaved(
-        {"ours": lambda: ours(x, rotary, layer, span), "theirs": step_of_theirs,
-         "read": latent.sum},
-        rounds=3,
-    )  # fmt: skip
-    name = f"latent attention, 1 token after {length}, {heads} heads, {_kind(dtype)}"
-    yield _row(name, took, "ours", "theirs", "transformers", 70.0)
-    yield _row(name, took, "ours", "read", "reading the latents once", 0.2)
-
-
 def grouped_queries() -> Iterator[Row]:
     """One token's attention core in bfloat16, 16 query heads on 4 key/value heads."""
     heads, kv_heads, width, dtype = 16, 4, 128, torch.bfloat16
@@ -157,8 +106,8 @@ def grouped_queries() -> Iterator[Row]:
             rounds=7,
         )
         name = f"attention core, {heads}:{kv_heads} heads, {length} tokens, bf16"
-        yield _row(name, took, "ours", "all", "sdpa, all heads", 9.0)
-        yield _row(name, took, "ours", "groups", "sdpa enable_gqa", 9.0)
+        yield beside(name, took, "ours", "all", "sdpa, all heads", 9.0)
+        yield beside(name, took, "ours", "groups", "sdpa enable_gqa", 9.0)
 
 
 def matrices() -> Iterator[Row]:
@@ -182,9 +131,9 @@ def matrices() -> Iterator[Row]:
         took[kind] = _beside_reading(packed, x, size)
     for kind, found in took.items():
         name = f"one token through 4 layers' matrices of a 1B-class model, {kind}"
-        yield _row(name, found, "ours", "read", "reading them once", 0.85)
+        yield beside(name, found, "ours", "read", "reading them once", 0.85)
         if "torch" in found:
-            yield _row(name, found, "ours", "torch", "torch's linear", 1.0)
+            yield beside(name, found, "ours", "torch", "torch's linear", 1.0)
 
 
 def _beside_reading(
@@ -246,19 +195,6 @@ def load_peak() -> Row:
         ours=f"{peak / 2**20:.0f} MiB", peer=f"its weights: {weights / 2**20:.0f} MiB",
         ratio=weights / peak, target=1 / 1.1,
     )  # fmt: skip
-
-
-def _row(
-    name: str, took: dict[str, float], ours: str, peer: str, called: str, target: float
-) -> Row:
-    return Row(
-        name=name, ours=_milliseconds(took[ours]), peer=f"{called}: {_milliseconds(took[peer])}",
-        ratio=took[peer] / took[ours], target=target,
-    )  # fmt: skip
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms"
 
 
 def _kind(dtype: torch.dtype) -> str:

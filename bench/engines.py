@@ -13,9 +13,11 @@ from pathlib import Path
 from gguf import GGMLQuantizationType
 
 from bench import smollm2
+from bench.gguf_files import requantised
 from bench.row import Row, interleaved
 from isomorph.errors import UserError
 from model_code.common.engine import Engine, Generation, load_engine
+from model_code.common.gguf_model import find_gguf
 
 _SLOTS, _CONTEXT = 8, 256
 _REQUESTS, _SHORT, _LONG = 32, 4, 16  # tokens of each of many requests, and of a single one
@@ -129,7 +131,9 @@ def write(path: Path, text: str) -> None:
 def _engines() -> Iterator[dict[Choice, Engine]]:
     with ExitStack() as stack:
         files = {
-            "Q8_0": stack.enter_context(smollm2.requantised(GGMLQuantizationType.Q8_0)),
+            "Q8_0": stack.enter_context(
+                requantised(find_gguf(smollm2.weights()), GGMLQuantizationType.Q8_0)
+            ),
         }
         loaded = {}
         for choice in CHOICES:

@@ -1,4 +1,4 @@
-"""Latent attention: what a token leaves behind, a decode step, and the first token of a prompt."""
+"""Latent attention: what a token leaves behind, and the first token of a prompt."""
 
 import asyncio
 import json
@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import torch
 from prometheus_client import CollectorRegistry
@@ -16,10 +15,8 @@ from bench.row import Row, interleaved
 from model_code.common.architecture import Architecture, parse, read
 from model_code.common.batch import Batch, Sequence
 from model_code.common.cache import KVCache
-from model_code.common.decoder import Decoder
 from model_code.common.model_folder import Model, load_folder
 from model_code.common.sampling import Sampler
-from model_code.common.span import Span
 from model_code.common.text import text_of_python
 from model_code.mla.prefixes import LatentPrefixes, block_layout
 from model_code.mla.store.client import Client
@@ -31,15 +28,6 @@ _MODELS = Path(__file__).parents[1] / "config" / "models"
 _CLAIM = 1 / (1 - 0.85)  # the map: prompt caching takes 85% off the latency
 _BLOCK = 256
 _FRESH = count(1)  # first tokens that no prompt had before, so that no block is known
-# DeepSeek-V2-Lite's attention, once; the rest is as small as it can be.
-_ONE_LAYER: dict[str, Any] = {
-    "model_type": "deepseek_v3", "hidden_size": 2048, "intermediate_size": 16, "vocab_size": 16,
-    "num_hidden_layers": 1, "num_attention_heads": 16, "num_key_value_heads": 16,
-    "q_lora_rank": None, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
-    "v_head_dim": 128, "first_k_dense_replace": 1, "n_routed_experts": 2, "num_experts_per_tok": 1,
-    "moe_intermediate_size": 16, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
-    "max_position_embeddings": 32_768, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6,
-}  # fmt: skip
 
 
 def cache_bytes() -> Iterator[Row]:
@@ -70,47 +58,6 @@ def cache_bytes() -> Iterator[Row]:
 
 def _allocated(architecture: Architecture) -> int:
     return KVCache(architecture, slots=1, context=64, dtype=torch.float32).nbytes // 64
-
-
-@torch.inference_mode()
-def decode() -> Iterator[Row]:
-    """One token after 4k and 16k, one layer: on the latents, beside transformers' attention."""
-    from transformers import DynamicCache
-    from transformers.models.deepseek_v3 import DeepseekV3Config
-    from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention
-
-    dtype = torch.bfloat16
-    decoder = Decoder(parse(_ONE_LAYER), context=16_385, dtype=dtype).requires_grad_(False)
-    for parameter in decoder.parameters():
-        parameter.normal_(std=0.02)
-    config: Any = DeepseekV3Config(**_ONE_LAYER)
-    config._attn_implementation = "sdpa"
-    theirs = DeepseekV3Attention(config, layer_idx=0).to(dtype).eval()
-    x, angles = torch.randn(1, 1, 2048, dtype=dtype), torch.ones(1, 1, 64, dtype=dtype)
-    block: Any = decoder.layers[0]
-    attention, rotary = block.attention, decoder.rotaries[0]
-    for length in (4096, 16_384):
-        cache = KVCache(decoder.architecture, slots=1, context=length + 1, dtype=dtype)
-        past = DynamicCache()
-        past.update(torch.randn(1, 1, length, 512, dtype=dtype),
-                    torch.randn(1, 1, length, 64, dtype=dtype), 0)  # fmt: skip
-        span = Span(0, torch.tensor([length]), 1)
-
-        def ours(cache: KVCache = cache, span: Span = span) -> None:
-            attention(x, rotary, cache.layers[0], span)
-
-        def peer(past: DynamicCache = past) -> None:
-            theirs(x, position_embeddings=(angles, angles), attention_mask=None,
-                   past_key_values=past)  # fmt: skip
-            past.crop(-1)
-
-        took = interleaved({"ours": ours, "theirs": peer}, rounds=3)
-        yield Row(
-            name=f"latent attention, a token after {length}, 16 heads, bf16",
-            ours=f"{1e3 * took['ours']:.3g} ms",
-            peer=f"transformers, which expands the cache: {1e3 * took['theirs']:.4g} ms",
-            ratio=took["theirs"] / took["ours"], target=35.0 if length == 4096 else 70.0,
-        )  # fmt: skip
 
 
 def first_token(weights: Path) -> Iterator[Row]:

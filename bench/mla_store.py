@@ -6,9 +6,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+from bench import lmcache
+from bench.apart import NotInstallableError
+from bench.lmcache import Transfer
 from bench.row import Row, interleaved
+from isomorph import output
 from model_code.mla.store.blocks import BlockLayout, key_of
 from model_code.mla.store.client import Client, Get, Put
 from model_code.mla.store.resp import Address
@@ -47,12 +51,19 @@ def valkey() -> Iterator[Address]:
 
 def throughput() -> Iterator[Row]:
     """Fetch and store blocks, checksums included, and move the same bytes with less."""
-    with valkey() as address, _loopback() as raw:
+    with valkey() as address, _loopback() as raw, ExitStack() as stack:
+        try:  # one connection, as ours has
+            peer = stack.enter_context(lmcache.client(address, connections=1))
+        except NotInstallableError as error:
+            output.say(f"no rows for LMCache: {error}")
+            peer = None
         for tokens in _SIZES:
-            yield from _of_size(address, raw, tokens)
+            yield from _of_size(address, raw, tokens, peer)
 
 
-def _of_size(address: Address, raw: socket.socket, tokens: int) -> Iterator[Row]:
+def _of_size(
+    address: Address, raw: socket.socket, tokens: int, peer: tuple[Transfer, Transfer] | None
+) -> Iterator[Row]:
     layout = BlockLayout(model="m", dtype="bfloat16", layers=61, row_bytes=1152, tokens=tokens,
                          tenant="t")  # fmt: skip
     digests = layout.digests(list(range(tokens * _BLOCKS)))
@@ -66,11 +77,15 @@ def _of_size(address: Address, raw: socket.socket, tokens: int) -> Iterator[Row]
         puts = [Put(key_of(each), [layout.header(each, payload), payload]) for each in digests]
         ours.put(puts, 600, time.monotonic() + 30)
 
+    of_key = {key_of(each): each for each in digests}
+
     def get() -> None:
+        def check(got: Get, found: bool) -> None:  # as the store does, while the next is coming
+            if not found or not layout.holds(of_key[got.key], got.into):
+                raise RuntimeError("a block came back changed")
+
         gets = [Get(key_of(each), view) for each, view in zip(digests, views, strict=True)]
-        ours.get(gets, time.monotonic() + 30, lambda _, __: None)
-        if not all(layout.holds(each, view) for each, view in zip(digests, views, strict=True)):
-            raise RuntimeError("a block came back changed")
+        ours.get(gets, time.monotonic() + 30, check)
 
     def get_unchecked() -> None:
         gets = [Get(key_of(each), view) for each, view in zip(digests, views, strict=True)]
@@ -86,19 +101,36 @@ def _of_size(address: Address, raw: socket.socket, tokens: int) -> Iterator[Row]
         "redis-py get": lambda: theirs.mget([key_of(each) for each in digests]),
         "redis-py put": lambda: _pipeline(theirs, digests, value),
     }
+    names = [f"lmcache:{number}" for number in range(_BLOCKS)]
+    if peer:
+        fetch, store = peer
+        spare = memoryview(bytearray(len(memory)))
+        places = [spare[i * len(value) :][: len(value)] for i in range(_BLOCKS)]
+        variants["lmcache put"] = lambda: store(names, [memoryview(value)] * _BLOCKS)
+        variants["lmcache get"] = lambda: fetch(names, places)
     took = interleaved(variants, rounds=_ROUNDS)
     speed = {name: len(memory) / seconds / 1e9 for name, seconds in took.items()}
     size = f"{layout.value_bytes / 2**20:.1f} MiB"
-    for what, ours_name, peer, name, target in (
+    for what, ours_name, other, name, target in (
         ("blocks fetched and checked", "get", "raw", "a raw loopback socket", 0.8),
         ("blocks fetched, before the check", "transport", "raw", "a raw loopback socket", 0.8),
         ("blocks stored", "put", "raw", "a raw loopback socket, received", 0.8),
         ("blocks fetched and checked", "get", "redis-py get", "redis-py MGET", 1.5),
         ("blocks stored", "put", "redis-py put", "redis-py pipeline of SET", 1.5),
+        (
+            "blocks fetched and checked",
+            "get",
+            "lmcache get",
+            "LMCache's C++ client, unchecked",
+            0.8,
+        ),
+        ("blocks stored", "put", "lmcache put", "LMCache's C++ client, unchecked", 0.8),
     ):
+        if other not in speed:
+            continue
         yield Row(
             name=f"{what}, values of {size}", ours=f"{speed[ours_name]:.2f} GB/s",
-            peer=f"{name}: {speed[peer]:.2f} GB/s", ratio=speed[ours_name] / speed[peer],
+            peer=f"{name}: {speed[other]:.2f} GB/s", ratio=speed[ours_name] / speed[other],
             target=target,
         )  # fmt: skip
 

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +33,45 @@ def interleaved(
     variants: Mapping[str, Callable[[], object]], *, rounds: int, warmups: int = 1
 ) -> dict[str, float]:
     """Return each variant's median seconds. They take turns, so a slow moment hits all of them."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
+
+    def timed(run: Callable[[], object]) -> float:
+        since = time.perf_counter()
+        run()
+        return time.perf_counter() - since
+
+    return in_turn(
+        {name: partial(timed, run) for name, run in variants.items()},
+        rounds=rounds, warmups=warmups,
+    )  # fmt: skip
+
+
+def in_turn(
+    variants: Mapping[str, Callable[[], float]], *, rounds: int = 5, warmups: int = 1
+) -> dict[str, float]:
+    """Return the median of what each variant returns, taking turns: seconds by its own account."""
+    found: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(warmups + rounds):
         for name, run in variants.items():
-            since = time.perf_counter()
-            run()
+            seconds = run()
             if turn >= warmups:
-                times[name].append(time.perf_counter() - since)
-    return {name: statistics.median(found) for name, found in times.items()}
+                found[name].append(seconds)
+    return {name: statistics.median(each) for name, each in found.items()}
+
+
+def beside(
+    name: str, took: Mapping[str, float], ours: str, peer: str, called: str, target: float
+) -> Row:
+    """Return the row of two variants by their seconds, shown in milliseconds.
+
+    Args:
+        name: What was measured.
+        took: Seconds of each variant.
+        ours: Our variant.
+        peer: The other one.
+        called: What a reader shall see of it.
+        target: The ratio to reach.
+    """
+    return Row(
+        name=name, ours=f"{took[ours] * 1e3:.3g} ms", peer=f"{called}: {took[peer] * 1e3:.3g} ms",
+        ratio=took[peer] / took[ours], target=target,
+    )  # fmt: skip

@@ -1,28 +1,18 @@
-"""Sliding windows: bytes of the cache, with the formula beside what is allocated, and starts.
-
-The windows' own rows need torch; those of whole starts need Gemma's weights (`isomorph up
---accept-gemma-terms` fetches them) and say so where they are missing.
-"""
+"""Sliding windows: bytes of the cache, with the formula beside what is allocated."""
 
 import ctypes
 import dataclasses
 import os
-import subprocess
-import sys
-import zipfile
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.row import Row, interleaved
-from isomorph import samples
+from bench.row import Row
 from model_code.common.architecture import Architecture, parse
 from model_code.common.cache import KVCache
 from planner.planning import resolve
-from stacks.wheelhouse import FOLDER, function_libraries_name
 
 _CLAIM = 1 / (1 - 0.75)  # the map: 75% less memory
 _GEMMA = "gemma-3-270m"
@@ -88,78 +78,3 @@ def _resident() -> int:
 
 def _mib(nbytes: int) -> str:
     return f"{nbytes / _MIB:,.1f} MiB"
-
-
-_START = {
-    "ours": """
-from pathlib import Path
-from model_code.common.engine.llama_cpp import LlamaCppEngine as E
-engine = E(Path({folder!r}), slots=1, context=2048)
-""",
-    "torch": """
-from pathlib import Path
-from model_code.common.engine.native import NativeEngine as E
-engine = E.load(Path({folder!r}), slots=1, context=2048, dtype="bfloat16")
-""",
-}
-_FIRST = """
-import asyncio
-from model_code.common.engine import Generation
-async def first():
-    async for piece in engine.generate(Generation(prompt="The capital of", temperature=0,
-                                                  max_tokens=1)):
-        if piece.completion_tokens:
-            return
-asyncio.run(first())
-import os
-os._exit(0)
-"""
-
-
-def starts() -> Iterator[Row]:
-    """From a process's start to the first token of Gemma 3 270M, and what must be shipped."""
-    folder = samples.folder(_GEMMA)
-    if not list(folder.glob("*.gguf")):
-        raise FileNotFoundError(f"no weights in {folder}: run `isomorph up --accept-gemma-terms`")
-
-    def start(name: str) -> None:
-        script = _START[name].format(folder=str(folder)) + _FIRST
-        root = Path(__file__).parents[1]
-        subprocess.run([sys.executable, "-c", script], check=True, cwd=root, capture_output=True)
-
-    took = interleaved({"ours": lambda: start("ours"), "torch": lambda: start("torch")}, rounds=3)
-    yield Row(
-        name=f"process to first token, {_GEMMA}",
-        ours=f"{took['ours']:.2f} s (llama.cpp, Q4_K_M mapped)",
-        peer=f"our decoder on torch, bfloat16: {took['torch']:.2f} s",
-        ratio=took["torch"] / took["ours"],
-        target=1.0,
-    )
-    yield Row(
-        name=f"process to first token, {_GEMMA}",
-        ours=f"{took['ours']:.2f} s",
-        peer="limit: 3 s to load and 1 s to the first token",
-        ratio=4 / took["ours"],
-        target=1.0,
-    )
-    yield _package()
-
-
-def _package() -> Row:
-    path = FOLDER / function_libraries_name("sliding_window", "host", "x86_64")
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {path.parent}: run `isomorph wheelhouses`")
-    with zipfile.ZipFile(path) as archive:
-        ours = sum(entry.file_size for entry in archive.infolist())
-    theirs = sum(
-        file.size or 0
-        for name in ("torch", "numpy", "tokenizers", "gguf")
-        for file in metadata.files(name) or []
-    )
-    return Row(
-        name="libraries of the function, unzipped",
-        ours=_mib(ours),
-        peer=f"torch, numpy, tokenizers, gguf as installed: {_mib(theirs)}; Lambda's zip: 250 MiB",
-        ratio=theirs / ours,
-        target=1.0,
-    )

@@ -107,8 +107,17 @@ class FleetWatch(Construct):
                     _graph("Tokens a second", self._metric("TokensPerSecond")),
                     _graph("Time to first token", self._metric("TimeToFirstToken", "p99")),
                 ],
+                [
+                    _graph(
+                        "Memory headroom per node, MiB", self._metric("MemoryHeadroom", "Minimum")
+                    )
+                ],
             ],
         )
+
+    def show(self, title: str, metric: str, statistic: str = "Average") -> None:
+        """Put a metric that this innovation's servers publish besides on the dashboard."""
+        self.dashboard.add_widgets(_graph(title, self._metric(metric, statistic)))
 
     def _metric(self, name: str, statistic: str = "Average") -> cloudwatch.Metric:
         return cloudwatch.Metric(

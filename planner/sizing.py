@@ -164,14 +164,12 @@ def window_of(architecture: Architecture) -> int:
     Raises:
         PlanError: It has none.
     """
-    windows = {layer.attention.window for layer in architecture.layers} - {None}
-    found = min((window for window in windows if window), default=None)
-    if found is None:
+    if architecture.window is None:
         raise PlanError(
             f"{architecture.name} has no sliding window; what has one: gemma-3-270m, gemma-3-1b, "
             f"mistral-7b, gpt-oss-20b; without one, gqa serves it"
         )
-    return found
+    return architecture.window
 
 
 def window_fleet(

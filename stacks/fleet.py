@@ -72,14 +72,6 @@ class FleetSettings(InnovationSettings):
             raise ValueError(f"got {name!r}; allowed: {', '.join(allowed)}")
         return name
 
-    @field_validator("max_capacity")
-    @classmethod
-    def _maximum_is_not_below_minimum(cls, most: int, info: ValidationInfo) -> int:
-        least = info.data.get("min_capacity", most)
-        if most < least:
-            raise ValueError(f"got {most}; must be at least min_capacity, which is {least}")
-        return most
-
     @field_validator("requests_in_flight_target")
     @classmethod
     def _target_can_be_reached(cls, target: int, info: ValidationInfo) -> int:
@@ -97,7 +89,10 @@ class FleetSettings(InnovationSettings):
         size = self.planned(region)
         if size is None:
             return self
-        return type(self).model_validate({**self._set(), **size.settings(), **self._given()})
+        values = {**self._set(), **size.settings(), **self._given()}
+        if "max_capacity" not in self._given():  # a minimum that is given may be above the plan
+            values["max_capacity"] = max(values["max_capacity"], values["min_capacity"])
+        return type(self).model_validate(values)
 
     def remarks(self, region: str) -> Iterator[str]:
         """Yield in which way sizes given here are below what the load given here needs."""
@@ -114,7 +109,10 @@ class FleetSettings(InnovationSettings):
     def conflicts(self, environment: EnvironmentConfig) -> Iterator[tuple[str, str]]:
         """Yield what is right for one environment and wrong for this one."""
         try:
-            self.sized(environment.region)
+            sized = self.sized(environment.region)
+            if sized.max_capacity < (least := sized.min_capacity):
+                got = f"got {sized.max_capacity}; must be at least min_capacity, which is {least}"
+                yield "max_capacity", got
         except PlanError as error:
             key = "architecture" if str(error).startswith("no model ") else "load"
             yield key, str(error).removeprefix("load: ")

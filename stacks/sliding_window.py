@@ -239,6 +239,7 @@ class SlidingWindowStack(Stack):
         region = self.region
         sized = settings.model_copy(update={"instance_type": fleet_type(settings, region)})
         fleet = decode_fleet(self, slug, settings=sized, base=base, bandwidth=True)
+        fleet.watch.show("Window occupancy, % of all slots' windows", "WindowOccupancy")
         chosen = settings.function
         viewers = chosen.cloudfront_key_group
         function = WindowFunction(

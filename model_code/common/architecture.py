@@ -87,6 +87,12 @@ class Architecture:
         return Counter(self.layers)
 
     @cached_property
+    def window(self) -> int | None:
+        """Tokens that the layer with the smallest window sees; None where every layer sees all."""
+        windows = (layer.attention.window for layer in self.layers)
+        return min((each for each in windows if each), default=None)
+
+    @cached_property
     def parameters(self) -> int:
         """All parameters."""
         layers = sum(n * layer.parameters(self.hidden) for layer, n in self.kinds.items())

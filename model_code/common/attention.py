@@ -58,7 +58,7 @@ class GroupedQueryAttention(nn.Module):
 
 
 def attend(
-    query_BSNH: Tensor, keys_BKTH: Tensor, values_BKTH: Tensor, mask_BST: Tensor,
+    query_BSNH: Tensor, keys_BKTH: Tensor, values_BKTH: Tensor, mask_BST: Tensor | None,
     rules: Attention, sinks_N: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Attend by a layer's rules: torch's fused kernel, unless scores are capped or have sinks."""
@@ -70,7 +70,9 @@ def attend(
     scores_BKXT = (rows_BKXH @ keys_BKTH.mT).float() * rules.scale
     if rules.softcap is not None:  # Gemma 2, arXiv 2408.00118, section 2
         scores_BKXT = rules.softcap * torch.tanh(scores_BKXT / rules.softcap)
-    scores_BKXT = scores_BKXT.masked_fill(~mask_BST.repeat(1, N // K, 1)[:, None], -torch.inf)
+    if mask_BST is not None:
+        hidden_B1XT = ~mask_BST.repeat(1, N // K, 1)[:, None]
+        scores_BKXT = scores_BKXT.masked_fill(hidden_B1XT, -torch.inf)
     if sinks_N is not None:  # a place that takes weight and gives nothing
         sinks_BKX1 = sinks_N.float().view(1, K, -1, 1).repeat_interleave(S, 2).expand(B, -1, -1, 1)
         scores_BKXT = torch.cat([scores_BKXT, sinks_BKX1], dim=-1)
@@ -80,9 +82,10 @@ def attend(
 
 
 def grouped_attention(
-    query_BSNH: Tensor, keys_BKTH: Tensor, values_BKTH: Tensor, mask_BST: Tensor, scale: float
-) -> Tensor:
-    """Attend with the G query heads of a key/value head as rows of one matrix.
+    query_BSNH: Tensor, keys_BKTH: Tensor, values_BKTH: Tensor, mask_BST: Tensor | None,
+    scale: float,
+) -> Tensor:  # fmt: skip
+    """Attend with the G query heads of a key/value head as rows of one matrix; no mask hides none.
 
     So its keys and values are read once. torch's enable_gqa goes through them for each query head;
     two plain products with a softmax between them are slower than this fused kernel too.
@@ -90,7 +93,7 @@ def grouped_attention(
     B, S, N, H = query_BSNH.shape
     K = keys_BKTH.shape[1]
     rows_BKXH = query_BSNH.view(B, S, K, N // K, H).permute(0, 2, 3, 1, 4).reshape(B, K, -1, H)
-    mask_B1XT = mask_BST.repeat(1, N // K, 1)[:, None]
+    mask_B1XT = None if mask_BST is None else mask_BST.repeat(1, N // K, 1)[:, None]
     out_BKXH = functional.scaled_dot_product_attention(
         rows_BKXH, keys_BKTH, values_BKTH, attn_mask=mask_B1XT, scale=scale
     )

@@ -31,9 +31,10 @@ class LayerCache(Protocol):
 
     stores: list[Tensor]
 
-    def update(self, new_BSKH: Sequence[Tensor], span: Span) -> tuple[list[Tensor], Tensor]:
+    def update(self, new_BSKH: Sequence[Tensor], span: Span) -> tuple[list[Tensor], Tensor | None]:
         """Take the new tokens' parts in; return what they see [B, K, T, H], and the mask [B, S, T].
 
+        The mask is None where each of them sees all of it.
         What is returned may be views of the cache: it is to be read before the next update.
         """
         ...
@@ -70,7 +71,7 @@ class WholeLayer:
             torch.zeros(slots, heads, context, width, dtype=dtype) for heads, width in parts
         ]
 
-    def update(self, new_BSKH: Sequence[Tensor], span: Span) -> tuple[list[Tensor], Tensor]:
+    def update(self, new_BSKH: Sequence[Tensor], span: Span) -> tuple[list[Tensor], Tensor | None]:
         """See `LayerCache`."""
         for store, new in zip(self.stores, new_BSKH, strict=True):
             span.write(store[span.slots], span.positions_BS, new)

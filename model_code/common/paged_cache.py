@@ -84,7 +84,7 @@ class PagedLayer:
         shapes = [(table.pages, heads, table.page_tokens, width) for heads, width in parts]
         self.stores = [torch.zeros(shape, dtype=dtype) for shape in shapes]
 
-    def update(self, new_BSKH: Sequence[Tensor], span: Span) -> tuple[list[Tensor], Tensor]:
+    def update(self, new_BSKH: Sequence[Tensor], span: Span) -> tuple[list[Tensor], Tensor | None]:
         """See `LayerCache`."""
         size = self.table.page_tokens
         places_BC = self.table.places[span.slots]

@@ -185,8 +185,9 @@ def _multiply_dense(x_RI: Tensor, weight: Int8Weight | Int4Weight) -> Tensor:
 
 def _through_floats(rows: int) -> bool:
     """Whether torch's product of floats is faster than reading numbers of few bits."""
-    slow = kernels.loaded() is None or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return rows > _FEW_ROWS and slow
+    return rows > _FEW_ROWS and (
+        kernels.loaded() is None or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def _blocks(outputs: int) -> list[slice]:

@@ -31,16 +31,27 @@ class Rotary:
         angles_TF = torch.outer(positions_T, frequencies_F)
         self.cos_TF = (angles_TF.cos() * magnitude).to(dtype)
         self.sin_TF = (angles_TF.sin() * magnitude).to(dtype)
+        self._last: tuple[Tensor | None, tuple[Tensor, Tensor]] = None, (self.cos_TF, self.sin_TF)
 
     def __call__(self, x_BSNH: Tensor, positions_BS: Tensor) -> Tensor:
         """Rotate all heads of each token by the token's position."""
-        if self.cos_TF.device != positions_BS.device:  # made on the CPU, moved by the first use
-            self.cos_TF = self.cos_TF.to(positions_BS.device)
-            self.sin_TF = self.sin_TF.to(positions_BS.device)
-        cos, sin = self.cos_TF[positions_BS, None], self.sin_TF[positions_BS, None]
+        cos, sin = self._turns(positions_BS)
         left, right = x_BSNH[..., : self.turned].chunk(2, dim=-1)
         parts = [left * cos - right * sin, right * cos + left * sin]
-        return torch.cat([*parts, x_BSNH[..., self.turned :]], dim=-1).to(x_BSNH.dtype)
+        if self.turned < x_BSNH.shape[-1]:
+            parts.append(x_BSNH[..., self.turned :])
+        return torch.cat(parts, dim=-1).to(x_BSNH.dtype)
+
+    def _turns(self, positions_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosine and sine [B, S, 1, F]; the next layer asks for the same positions again."""
+        known, found = self._last
+        if known is not positions_BS:
+            if self.cos_TF.device != positions_BS.device:  # made on the CPU, moved by the first use
+                self.cos_TF = self.cos_TF.to(positions_BS.device)
+                self.sin_TF = self.sin_TF.to(positions_BS.device)
+            found = self.cos_TF[positions_BS, None], self.sin_TF[positions_BS, None]
+            self._last = positions_BS, found
+        return found
 
 
 def frequencies(rope: Rope, width: int, context: int, trained: int) -> tuple[Tensor, float]:

@@ -39,8 +39,17 @@ class Span:
         self.plans: dict[Any, Any] = {}  # what kinds of cache work out once for all their layers
 
     @cached_property
-    def mask_BST(self) -> Tensor:
-        """Which of all positions so far each new token sees."""
+    def sees_all(self) -> bool:
+        """Whether each new token sees all positions so far: one token each, lengths equal."""
+        if self.tokens > 1 or self.real_BS is not None:
+            return False
+        return int(self.ends_B.min()) == self.visible
+
+    @cached_property
+    def mask_BST(self) -> Tensor | None:
+        """Which of all positions so far each new token sees; None is all, which costs nothing."""
+        if self.sees_all:
+            return None
         places_T = torch.arange(self.visible, device=self.positions_BS.device)
         return places_T <= self.positions_BS[..., None]
 

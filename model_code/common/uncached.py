@@ -23,7 +23,7 @@ class Uncached:
     def reserve(self, _: Span) -> None:
         """See `KVCache`."""
 
-    def update(self, new_BSKH: Sequence[Tensor], span: Span) -> tuple[list[Tensor], Tensor]:
+    def update(self, new_BSKH: Sequence[Tensor], span: Span) -> tuple[list[Tensor], Tensor | None]:
         """See `LayerCache`."""
         return [new.transpose(1, 2) for new in new_BSKH], span.mask_BST
 

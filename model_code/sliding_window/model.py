@@ -22,7 +22,7 @@ class _Plan(NamedTuple):
     places_BS: Tensor
     kept_BS: Tensor | None  # new tokens that stay in the ring; None is all
     held: int  # places of the ring that are read beside the new tokens
-    mask_BST: Tensor
+    mask_BST: Tensor | None  # None is all of them
 
 
 class RingLayer:
@@ -36,7 +36,7 @@ class RingLayer:
         shapes = [(slots, heads, self.length, width) for heads, width in parts]
         self.stores = [torch.zeros(shape, dtype=dtype) for shape in shapes]
 
-    def update(self, new_BSKH: Sequence[Tensor], span: Span) -> tuple[list[Tensor], Tensor]:
+    def update(self, new_BSKH: Sequence[Tensor], span: Span) -> tuple[list[Tensor], Tensor | None]:
         """See `LayerCache`. One new token overwrites the one that leaves the window, in place."""
         plan = span.plans.get(self.length) or self._plan(span)
         single = span.tokens == 1
@@ -56,7 +56,9 @@ class RingLayer:
         places_BS = span.positions_BS % self.length
         if span.tokens == 1:
             held = min(span.visible, self.length)
-            mask = torch.arange(held) <= span.positions_BS[..., None]
+            mask = None
+            if not span.sees_all:
+                mask = torch.arange(held) <= span.positions_BS[..., None]
             plan = _Plan(places_BS, span.real_BS, held, mask)
         else:
             held = min(int(span.starts_B.max()), self.length)

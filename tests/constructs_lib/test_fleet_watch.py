@@ -49,5 +49,11 @@ def test_a_fleet_that_cannot_grow_is_one_that_is_busy_at_its_maximum(fleet):
 
 def test_what_the_server_publishes_is_on_the_dashboard(fleet):
     body = literal(only(fleet, "AWS::CloudWatch::Dashboard")["DashboardBody"])
-    for metric in ("RequestsInFlight", "QueueDepth", "TokensPerSecond", "TimeToFirstToken"):
+    for metric in (
+        "RequestsInFlight",
+        "QueueDepth",
+        "TokensPerSecond",
+        "TimeToFirstToken",
+        "MemoryHeadroom",
+    ):
         assert f'"Isomorph/gqa","{metric}","Fleet","test-gqa"' in body

@@ -6,10 +6,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from isomorph.environments import Environment
 
 ROOT = Path(__file__).resolve().parents[2]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -20,6 +23,30 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def published(local: Environment, slug: str, metric: str, statistic: str = "Sum") -> list[float]:
+    """Return what CloudWatch has of a metric that a fleet's servers published in the last hour."""
+    now = datetime.now(UTC)
+    fleet = f"local-{slug.replace('_', '-')}"
+    query = {
+        "Id": "m",
+        "MetricStat": {
+            "Metric": {
+                "Namespace": f"Isomorph/{slug}",
+                "MetricName": metric,
+                "Dimensions": [{"Name": "Fleet", "Value": fleet}],
+            },
+            "Period": 60,
+            "Stat": statistic,
+        },
+    }
+    found = local.client("cloudwatch").get_metric_data(
+        MetricDataQueries=[query],
+        StartTime=now - timedelta(hours=1),
+        EndTime=now + timedelta(minutes=1),
+    )
+    return [float(value) for value in found["MetricDataResults"][0]["Values"]]
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import pytest
 from isomorph.environments import Environment, load
 from local_aws import daemon
 from local_aws.describe import DESCRIBE, NOTHING_TO_SEE, resources
-from tests.e2e.conftest import Command, free_port
+from tests.e2e.conftest import Command, free_port, published
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 # Real text, longer than several blocks of 64 tokens.
@@ -86,6 +86,18 @@ def test_a_prompt_computed_on_one_node_is_a_hit_on_the_other(nodes: list[int]) -
     assert counted(second, "hits") > hits
     assert 0 < counted(second, "fetched_bytes") <= stored
     assert counted(second, "store_errors") == 0
+
+
+def test_what_the_nodes_reused_is_in_cloudwatch(mla: Environment, nodes: list[int]) -> None:
+    """Every metric of the dashboard and of the alarms, from the requests so far."""
+    for name in (
+        "LatentHits", "LatentMisses", "LatentBytesFetched", "LatentBytesStored",
+        "LatentTokensReused", "TimeToFirstTokenHitMs", "TimeToFirstTokenMissMs",
+    ):  # fmt: skip
+        assert eventually(lambda name=name: sum(published(mla, "mla", name))) > 0, name
+    assert eventually(lambda: published(mla, "mla", "LatentStoreErrors"))
+    hits = sum(counted(port, "hits") for port in nodes)
+    assert eventually(lambda: sum(published(mla, "mla", "LatentHits")) == hits)
 
 
 def server_of(mla: Environment, variables: dict[str, str]) -> int:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from isomorph.ask_function import signed
 from isomorph.environments import Environment, load
 from local_aws.describe import DESCRIBE, NOTHING_TO_SEE, resources
-from tests.e2e.conftest import ROOT, free_port
+from tests.e2e.conftest import ROOT, free_port, published
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]  # downloads the first time
 PROMPT = "Water boils at"
@@ -146,3 +147,27 @@ def test_its_figures_are_in_its_log_group(local: Environment) -> None:
     )["events"]
     assert any('"WindowOccupancy"' in event["message"] for event in events)
     assert not any(PROMPT in event["message"] for event in events)
+
+
+def test_the_fleets_figures_are_in_cloudwatch(local: Environment) -> None:
+    def seen() -> bool:
+        headroom = published(local, "sliding_window", "MemoryHeadroom", "Minimum")
+        filled = published(local, "sliding_window", "WindowOccupancy", "Maximum")
+        return max(headroom, default=0) > 100 and 0 < max(filled, default=0) <= 100
+
+    deadline = time.monotonic() + 60  # servers publish every ten seconds
+    while not seen():
+        assert time.monotonic() < deadline
+        isomorph("run", "sliding_window", PROMPT, "--on", "fleet")
+
+
+@pytest.mark.timeout(900)  # its machine installs torch
+def test_the_fleet_serves_the_same_weights_with_our_own_engine(local: Environment) -> None:
+    """Last: the fleet stays with the engine it was told. Both engines read 4-bit numbers alike."""
+    asked = ("run", "sliding_window", PROMPT, "--on", "fleet", "--max-tokens", "16", "--json")
+    before = json.loads(isomorph(*asked).stdout)
+    done = isomorph(*asked, "--engine", "native")
+    assert done.returncode == 0, done.stderr
+    after = json.loads(done.stdout)
+    assert (before["engine"], after["engine"]) == ("llama.cpp", "native")
+    assert after["text"] == before["text"]

@@ -191,6 +191,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("gemma-3-1b", {"layer_types": "full"}, "layer_types is 'full'; allowed is a list of 26"),
     ("gemma-3-1b", {"layer_types": ["linear_attention"] * 26}, "layer_types has 'linear_att"),
     ("gemma-3-1b", {"sliding_window": None}, "layer_types has sliding_attention, but sliding_win"),
+    ("gemma-3-1b", {"sliding_window": 0}, "sliding_window is 0; allowed is a whole number from 1"),
     ("gemma-3-1b", {"use_bidirectional_attention": True}, "use_bidirectional_attention is true"),
     ("gemma-3-27b", {"text_config": 3}, "text_config is 3; allowed is an object"),
     ("gemma-3-27b", {"audio_config": {}}, "field 'audio_config' is not known"),

@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 
 from model_code.common.server.logs import set_up_logs
-from model_code.common.server.metrics import Metrics, Window
+from model_code.common.server.metrics import Metrics, Window, memory_headroom_mib
 from model_code.common.server.publisher import Publisher
+from tests.model_code.test_service import ScriptedEngine
 
 
 class Clock:
@@ -30,6 +32,7 @@ def test_a_burst_between_two_looks_counts_for_as_long_as_it_lasted() -> None:
     clock.now = 10
     assert window.take() == {
         "RequestsInFlight": [2.0], "QueueDepth": [0.8], "TokensPerSecond": [5.0],
+        "WindowOccupancy": [0.0],
     }  # fmt: skip
     clock.now = 20
     assert window.take()["RequestsInFlight"] == [0.0]
@@ -45,14 +48,47 @@ def test_a_level_that_holds_goes_on_counting_after_a_look() -> None:
     assert window.take()["RequestsInFlight"] == [3.0]
 
 
+def test_the_windows_share_is_averaged_over_time_like_the_other_levels() -> None:
+    clock = Clock()
+    window = Window(clock)
+    window.fill(0.5)
+    clock.now = 5
+    window.level(1, 0)  # another level's change does not touch it
+    window.fill(1)
+    clock.now = 10
+    assert window.take()["WindowOccupancy"] == [75.0]
+    clock.now = 20
+    assert window.take()["WindowOccupancy"] == [100.0]
+
+
+def test_only_an_engine_with_windows_has_an_occupancy() -> None:
+    engine = ScriptedEngine([])
+    metrics = Metrics()
+    metrics.loaded(engine, "m")
+    assert "WindowOccupancy" not in metrics.take()
+    engine.window = 20
+    metrics.loaded(engine, "m")
+    metrics.hold(0, 10)
+    assert metrics.take()["WindowOccupancy"][0] > 0
+
+
+def test_the_headroom_is_what_the_kernel_says_is_available(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  4096 kB\nMemFree: 10 kB\nMemAvailable:   2048 kB\n")
+    assert memory_headroom_mib(meminfo) == 2.0
+    meminfo.write_text("MemTotal:  4096 kB\n")
+    assert memory_headroom_mib(meminfo) is None
+    assert memory_headroom_mib(tmp_path / "none") is None
+
+
 @pytest.mark.usefixtures("aws")
-def test_four_metrics_reach_cloudwatch_with_the_fleet_s_name() -> None:
+def test_five_metrics_reach_cloudwatch_with_the_fleet_s_name() -> None:
     metrics = Metrics()
     metrics.wrote_first_token(0.5)
     asyncio.run(Publisher(metrics, namespace="Isomorph/gqa", fleet="local-gqa").publish())
     found = boto3.client("cloudwatch").list_metrics(Namespace="Isomorph/gqa")["Metrics"]
     assert {metric["MetricName"] for metric in found} == {
-        "RequestsInFlight", "QueueDepth", "TokensPerSecond", "TimeToFirstToken",
+        "RequestsInFlight", "QueueDepth", "TokensPerSecond", "TimeToFirstToken", "MemoryHeadroom",
     }  # fmt: skip
     assert {str(metric["Dimensions"]) for metric in found} == {
         "[{'Name': 'Fleet', 'Value': 'local-gqa'}]"

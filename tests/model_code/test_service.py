@@ -18,6 +18,7 @@ class ScriptedEngine:
     """Says its words one after the other; notes what it was asked and what became of it."""
 
     name, context, slots, kv_bytes_per_token = "scripted", 100, 2, 10
+    window: int | None = None
     chat_template: str | None = None
 
     def __init__(self, words: list[str], pause_s: float = 0.0) -> None:
@@ -270,6 +271,23 @@ def test_bytes_of_keys_and_values_are_those_of_the_tokens_in_the_cache() -> None
         assert service.metrics.kv_used._value.get() % 10 == 0  # bytes a token
         assert (await request).status_code == 200
         assert service.metrics.kv_used._value.get() == 0
+
+    asyncio.run(work())
+
+
+def test_the_windows_of_running_requests_fill_up_to_their_size_and_empty_again() -> None:
+    async def work() -> None:
+        service, engine = make(["a"] * 20)
+        engine.window = 20
+        service.serve(engine)
+        filled: list[float] = []
+        service.metrics.window.fill = filled.append  # type: ignore[method-assign]
+        answer = await ask(service, prompt="x")
+        assert answer.status_code == 200
+        # 5 tokens of the prompt and one more with each piece, of 2 slots with 20 places each
+        assert filled[0] == 6 / 40
+        assert max(filled) == 20 / 40  # 25 tokens, but no more than the window keeps
+        assert filled[-1] == 0
 
     asyncio.run(work())
 

@@ -49,6 +49,11 @@ def test_sizes_that_are_left_out_come_from_the_load(synthesize):
     assert traced == {name: type(traced[name])(planned[name]) for name in SIZED}
 
 
+def test_a_minimum_that_is_given_above_the_plan_raises_the_maximum(synthesize):
+    template = synthesize({**LOAD, "min_capacity": 7})["gqa"]
+    assert TRACE["min_capacity"][1](template) == TRACE["max_capacity"][1](template) == "7"
+
+
 def test_a_size_that_is_given_wins_and_the_output_says_what_it_lacks(synthesize):
     template = synthesize({**LOAD, "slots": 1, "requests_in_flight_target": 1, "max_capacity": 1})
     assert TRACE["slots"][1](template["gqa"]) == "1"

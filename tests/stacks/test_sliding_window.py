@@ -182,6 +182,16 @@ def test_the_dashboard_shows_what_a_window_makes_different(plain):
         assert figure in board
 
 
+def test_the_fleets_dashboard_shows_its_windows_and_what_memory_is_left(plain):
+    [board] = [
+        literal(each["Properties"]["DashboardBody"])
+        for name, each in resources(plain, "AWS::CloudWatch::Dashboard").items()
+        if "DecodeFleet" in name
+    ]
+    for figure in ("WindowOccupancy", "MemoryHeadroom", "TokensPerSecond"):
+        assert f'"Isomorph/sliding_window","{figure}","Fleet","test-sliding-window"' in board
+
+
 def test_the_nodes_memory_is_set_up_for_bandwidth(plain):
     assert env_line("ISOMORPH_HUGE_PAGES")(plain) == "always"
     assert env_line("ISOMORPH_NUMA")(plain) == "interleave"

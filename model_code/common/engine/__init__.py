@@ -81,12 +81,17 @@ class UnavailableError(Exception):
 
 
 class Engine(Protocol):
-    """Runs up to `slots` generations at a time, batched together."""
+    """Runs up to `slots` generations at a time, batched together.
+
+    Args:
+        window: Tokens that its local layers see; None where every layer sees all.
+    """
 
     name: str
     context: int
     slots: int
     kv_bytes_per_token: int
+    window: int | None
     chat_template: str | None
 
     def generate(self, request: Generation) -> AsyncGenerator[Piece, None]:

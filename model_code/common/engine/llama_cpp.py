@@ -32,8 +32,7 @@ class LlamaCppEngine:
         check_context(context, architecture)
         self.context, self.slots = context, slots
         self.chat_template = header.chat_template
-        windows = {layer.attention.window for layer in architecture.layers} - {None}
-        self.window = min((each for each in windows if each), default=None)
+        self.window = architecture.window
         self.kv_bytes_per_token = architecture.kv_bytes_per_token(_CACHE_DTYPE)
         self._server: Any = _start(path, slots, context)
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="llama.cpp")

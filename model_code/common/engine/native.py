@@ -51,6 +51,7 @@ class NativeEngine:
         self.slots, self.context, self.chat_template = slots, context, chat_template
         self.kv_bytes_per_token = decoder.architecture.kv_bytes_per_token(_KV_NAMES[decoder.dtype])
         self.architecture, self.dtype = decoder.architecture, decoder.dtype
+        self.window = decoder.architecture.window
         # Of a decoder in another form nobody sees which experts work.
         self.has_experts = isinstance(decoder, Decoder) and any(
             layer.feed_forward.experts for layer in self.architecture.layers

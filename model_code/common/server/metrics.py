@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,6 +23,7 @@ __all__ = ["Metrics", "MoreMetrics", "Window"]
 disable_created_metrics()  # a second series for each counter, which nobody reads
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _RATE_WINDOW_S = 10.0
+_MEMINFO = Path("/proc/meminfo")
 
 
 class Metrics:
@@ -34,6 +36,8 @@ class Metrics:
         self._rate = Window()
         self._rate_value = 0.0
         self._rate_at = time.monotonic()
+        self._kv_bytes_per_token = self._window_held = self._window_places = 0
+        self._attention_window: int | None = None
         registry = self.registry
         self.requests = Counter(
             "isomorph_requests",
@@ -78,12 +82,21 @@ class Metrics:
         """Note which engine serves, and how much it can hold."""
         self._engine.labels(engine.name, model).set(1)
         self._kv_capacity.set(engine.kv_bytes_per_token * engine.context * engine.slots)
+        self._kv_bytes_per_token, self._attention_window = engine.kv_bytes_per_token, engine.window
+        self._window_places = engine.slots * (engine.window or 0)
 
     def level(self, admission: Admission) -> None:
         """Note how many requests run and wait now."""
         self.running.set(admission.in_flight)
         self.waiting.set(admission.waiting)
         self.window.level(admission.in_flight, admission.waiting)
+
+    def hold(self, before: int, now: int) -> None:
+        """Note that a request has `now` tokens in the cache where it had `before`."""
+        self.kv_used.inc((now - before) * self._kv_bytes_per_token)
+        if window := self._attention_window:
+            self._window_held += min(now, window) - min(before, window)
+            self.window.fill(self._window_held / self._window_places)
 
     def wrote_first_token(self, seconds: float, reused_tokens: int | None = None) -> None:
         """Note how long a client waited for the first token."""
@@ -99,10 +112,6 @@ class Metrics:
     def read(self, tokens: int) -> None:
         """Note the tokens of a prompt."""
         self.tokens.labels("in").inc(tokens)
-
-    def hold(self, nbytes: int) -> None:
-        """Note so many more bytes of keys and values, or fewer."""
-        self.kv_used.inc(nbytes)
 
     def answered(self, code: int) -> None:
         """Note how a request ended."""
@@ -121,7 +130,11 @@ class Metrics:
 
     def take(self) -> dict[str, list[float]]:
         """Return each metric's values since the last call, by CloudWatch's name."""
-        return self.window.take() | (self.more.take() if self.more else {})
+        values = self.window.take() | (self.more.take() if self.more else {})
+        if self._attention_window is None:
+            del values["WindowOccupancy"]
+        headroom = memory_headroom_mib()
+        return values if headroom is None else {**values, "MemoryHeadroom": [headroom]}
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""
@@ -133,3 +146,16 @@ class Metrics:
             [self._rate_value] = self._rate.take()["TokensPerSecond"]
             self._rate_at = now
         return self._rate_value
+
+
+def memory_headroom_mib(meminfo: Path = _MEMINFO) -> float | None:
+    """Return what the node has left for all programs, in MiB; None where its kernel does not say.
+
+    Pages of mapped weights count as left: the kernel can give them up, and reads them again.
+    """
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return None
+    found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return next((int(kib) / 1024 for kib in found), None)

@@ -33,7 +33,7 @@ class ServiceMetrics(Protocol):
     def level(self, admission: Admission) -> None: ...  # noqa: D102
     def queued(self, seconds: float) -> None: ...  # noqa: D102
     def read(self, tokens: int) -> None: ...  # noqa: D102
-    def hold(self, nbytes: int) -> None: ...  # noqa: D102
+    def hold(self, before: int, now: int) -> None: ...  # noqa: D102
     def answered(self, code: int) -> None: ...  # noqa: D102
     def wrote(self, tokens: int) -> None: ...  # noqa: D102
     def wrote_first_token(  # noqa: D102
@@ -56,7 +56,9 @@ class PlainMetrics:
 
     def take(self) -> dict[str, list[float]]:
         """Return each metric's values since the last call, by CloudWatch's name."""
-        return self.window.take() | (self.more.take() if self.more else {})
+        values = self.window.take() | (self.more.take() if self.more else {})
+        del values["WindowOccupancy"]  # no engine that this counts for has windows
+        return values
 
     def level(self, admission: Admission) -> None:
         """Note how many requests run and wait now."""
@@ -79,7 +81,7 @@ class PlainMetrics:
     def read(self, tokens: int) -> None:
         """CloudWatch is not told."""
 
-    def hold(self, nbytes: int) -> None:
+    def hold(self, before: int, now: int) -> None:
         """CloudWatch is not told."""
 
     def answered(self, code: int) -> None:

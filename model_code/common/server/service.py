@@ -53,7 +53,6 @@ class Service:
         self.cut = asyncio.Event()  # set when a drain has taken too long
         self._engine: Engine | None = None
         self._template = ChatTemplate()
-        self._kv_bytes_per_token = 0
 
     @property
     def status(self) -> Literal["loading", "ok", "draining"]:
@@ -66,7 +65,6 @@ class Service:
         """Take requests from now on, and give them to `engine`."""
         self._template = ChatTemplate(engine.chat_template)
         self.metrics.loaded(engine, self.model)
-        self._kv_bytes_per_token = engine.kv_bytes_per_token
         self._engine = engine
 
     async def drain(self, timeout_s: float) -> int:
@@ -137,14 +135,11 @@ class Service:
                 self.metrics.wrote(piece.completion_tokens - trace.completion_tokens)
                 trace.completion_tokens = piece.completion_tokens
                 now = trace.prompt_tokens + trace.completion_tokens
-                self._hold(now - held)
+                self.metrics.hold(held, now)
                 held = now
                 yield piece
         finally:
-            self._hold(-held)
-
-    def _hold(self, tokens: int) -> None:
-        self.metrics.hold(tokens * self._kv_bytes_per_token)
+            self.metrics.hold(held, 0)
 
 
 async def _until_stop(

@@ -17,7 +17,9 @@ from model_code.mla.store.errors import AuthError, ProtocolError, ReplyError, Un
 Reply: TypeAlias = "bytes | int | list[Reply] | None"
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
-_LINE = 1 << 16  # bytes of the read buffer, and of the longest line
+# Bytes of the read buffer, and of the longest line. What is read beyond a line is copied once more,
+# so the buffer is small: a block's own bytes go straight to their place.
+_LINE = 1 << 12
 _LONGEST_BULK = 1 << 20  # of replies other than blocks
 _MOST_ITEMS, _DEEPEST = 1 << 14, 8  # a full CLUSTER SLOTS reply stays far below
 _SKIPPED = 64 << 20  # a value of another size is read past up to here
@@ -146,12 +148,9 @@ class Connection:
 
     def _line(self, deadline: float) -> bytes:
         while (at := self._raw.find(b"\r\n", self._start, self._end)) < 0:
-            waiting = self._raw[self._start : self._end]
-            if len(waiting) == _LINE:
+            if self._end - self._start == _LINE:
                 raise ProtocolError(f"a line is longer than {_LINE} bytes")
-            self._raw[: len(waiting)] = waiting
-            self._start, self._end = 0, len(waiting)
-            self._end += self._receive(self._buffer[self._end :], deadline)
+            self._fill(deadline)
         line = bytes(self._buffer[self._start : at])
         self._start = at + 2
         return line
@@ -170,10 +169,18 @@ class Connection:
         while had < len(into):
             had += self._receive(into[had:], deadline)
 
+    def _fill(self, deadline: float) -> None:
+        """Put what is not used yet at the buffer's beginning, and receive some more behind it."""
+        waiting = self._raw[self._start : self._end]
+        self._raw[: len(waiting)] = waiting
+        self._start, self._end = 0, len(waiting)
+        self._end += self._receive(self._buffer[self._end :], deadline)
+
     def _crlf(self, deadline: float) -> None:
-        end = bytearray(2)
-        self._read(memoryview(end), deadline)
-        if end != b"\r\n":
+        while self._end - self._start < 2:  # together with the next reply's first line
+            self._fill(deadline)
+        self._start += 2
+        if self._raw[self._start - 2 : self._start] != b"\r\n":
             raise ProtocolError("a string does not end where its length says")
 
     def _skip(self, length: int, deadline: float) -> None:

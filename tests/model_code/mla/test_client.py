@@ -12,6 +12,7 @@ from model_code.mla.store.slots import read_redirection, read_slots, slot_of
 from tests.model_code.mla.valkey import (
     Valkey,
     credentials,
+    make_cluster,
     scripted_server,
     soon,
     wait_until,
@@ -33,28 +34,7 @@ def read_back(client: Client, puts: list[Put] = PUTS) -> list[bool]:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Valkey]]:
     """Two primaries, and a replica of the first."""
-    nodes = []
-    for name in "abc":
-        folder = tmp_path_factory.mktemp(name)
-        nodes.append(
-            Valkey(folder, "--cluster-enabled", "yes", "--cluster-node-timeout", "500",
-                   "--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0",
-                   "--cluster-require-full-coverage", "no")
-        )  # fmt: skip
-    first, second, replica = nodes
-    first.admin("CLUSTER", "ADDSLOTSRANGE", "0", "8191")
-    second.admin("CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
-    for epoch, node in enumerate((first, second, replica), start=1):
-        node.admin("CLUSTER", "SET-CONFIG-EPOCH", str(epoch))
-    for node in nodes[1:]:
-        node.admin("CLUSTER", "MEET", "127.0.0.1", str(first.address.port), str(first.bus))
-    wait_until(lambda: all(len(n.admin("CLUSTER", "NODES").splitlines()) == 3 for n in nodes))
-    wait_until(
-        lambda: replica.admin("CLUSTER", "REPLICATE", first.admin("CLUSTER", "MYID").decode())
-    )
-    for node in nodes:
-        wait_until(lambda node=node: b"cluster_state:ok" in node.admin("CLUSTER", "INFO"))
-    wait_until(lambda: b"master_link_status:up" in replica.admin("INFO", "replication"))
+    nodes = make_cluster([tmp_path_factory.mktemp(name) for name in "abc"])
     yield nodes
     for node in nodes:
         node.kill()

@@ -95,7 +95,7 @@ def test_replies_of_every_kind_are_read() -> None:
         (b":" + b"9" * 400 + b"\r\n", "is no number"),
         (b"*99999\r\n", "is no number from -1 to 16384"),
         (b"*1\r\n" * 50, "a reply begins with b'\\*1'"),
-        (b"+" + b"x" * 70_000, "a line is longer than 65536 bytes"),
+        (b"+" + b"x" * 70_000, "a line is longer than 4096 bytes"),
         (b"$3\r\nabcde", "a string does not end where its length says"),
     ],
 )

@@ -5,7 +5,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address
@@ -80,6 +80,31 @@ def wait_until(condition: Any, seconds: float = 15) -> None:
                 return
         assert time.monotonic() < end, "it did not come about in time"
         time.sleep(0.02)
+
+
+def make_cluster(folders: Sequence[Path]) -> list[Valkey]:
+    """Return three nodes: two primaries, and a replica of the first."""
+    nodes = [
+        Valkey(folder, "--cluster-enabled", "yes", "--cluster-node-timeout", "500",
+               "--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0",
+               "--cluster-require-full-coverage", "no")
+        for folder in folders
+    ]  # fmt: skip
+    first, second, replica = nodes
+    first.admin("CLUSTER", "ADDSLOTSRANGE", "0", "8191")
+    second.admin("CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
+    for epoch, node in enumerate((first, second, replica), start=1):
+        node.admin("CLUSTER", "SET-CONFIG-EPOCH", str(epoch))
+    for node in nodes[1:]:
+        node.admin("CLUSTER", "MEET", "127.0.0.1", str(first.address.port), str(first.bus))
+    wait_until(lambda: all(len(n.admin("CLUSTER", "NODES").splitlines()) == 3 for n in nodes))
+    wait_until(
+        lambda: replica.admin("CLUSTER", "REPLICATE", first.admin("CLUSTER", "MYID").decode())
+    )
+    for node in nodes:
+        wait_until(lambda node=node: b"cluster_state:ok" in node.admin("CLUSTER", "INFO"))
+    wait_until(lambda: b"master_link_status:up" in replica.admin("INFO", "replication"))
+    return nodes
 
 
 class Front:

@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from bench import window_text
 from model_code.common.convert import main
 from model_code.common.gguf_header import read_header
 from model_code.common.gguf_model import find_gguf
@@ -100,3 +101,11 @@ def test_ids_equal_llama_cpp(
     ours: GGUFTokenizer, llama_cpp: Callable[[str], list[int]], text: str
 ) -> None:
     assert ours.encode(text) == llama_cpp(text)
+
+
+def test_logits_and_perplexity_on_real_text_equal_transformers(folder: Path) -> None:
+    """Two windows of a text. `isomorph bench sliding_window_text` does the same with 32k tokens."""
+    found = window_text.compare(folder, tokens=1024, text=1024)
+    assert found.difference < window_text.LOGIT_TOLERANCE
+    assert found.apart < window_text.PERPLEXITY_TOLERANCE
+    assert 2 < found.ours < 100  # it reads English

@@ -1,11 +1,8 @@
 """Two servers of a model that was trained here, and the store between them: as nodes run them."""
 
 import json
-import os
 import ssl
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +14,11 @@ from model_code.common.text import text_of_python, train_tokenizer
 from model_code.mla import train_tiny
 from tests.model_code.conftest import ROOT, ServerProcess, free_port
 from tests.model_code.mla.valkey import Front, Valkey, make_certificate, wait_until
+from tests.model_code.with_torch.conftest import Start
 
 pytestmark = pytest.mark.torch
 
 TEXT = text_of_python()
-SMALL = {
-    "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "first_k_dense_replace": 2,
-    "vocab_size": 400, "num_attention_heads": 2, "num_key_value_heads": 2,
-}  # fmt: skip
-Start = Callable[..., ServerProcess]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the command made, from a config that is smaller than ours and a short text."""
-    folder = tmp_path_factory.mktemp("train")
-    config = json.loads((ROOT / "config/models/tiny-deepseek.json").read_text()) | SMALL
-    (folder / "small.json").write_text(json.dumps(config))
-    (folder / "text.txt").write_text(TEXT[:60_000])
-    out = folder / "small"
-    code = train_tiny.main(
-        ["--config", str(folder / "small.json"), "--text", str(folder / "text.txt"),
-         "--out", str(out), "--steps", "12"]
-    )  # fmt: skip
-    assert code == 0
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -49,33 +26,6 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     server = Valkey(tmp_path_factory.mktemp("valkey"))
     yield server
     server.kill()
-
-
-@pytest.fixture
-def start(model: Path, tmp_path: Path) -> Iterator[Start]:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(**settings: object) -> ServerProcess:
-        port, log = free_port(), tmp_path / f"{len(started)}.log"
-        env = {
-            "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1",
-            "ISOMORPH_MODEL": "small", "ISOMORPH_ENGINE": "native", "ISOMORPH_WEIGHTS": str(model),
-            "ISOMORPH_STATE": str(tmp_path), "ISOMORPH_PORT_OVERRIDE": str(port),
-            "ISOMORPH_CONTEXT": "512", "ISOMORPH_DTYPE": "float32", "ISOMORPH_SLOTS": "2",
-            "ISOMORPH_LATENT_BLOCK": "64",
-            **{f"ISOMORPH_{name}": str(value) for name, value in settings.items()},
-        }  # fmt: skip
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "model_code.mla.serve"], cwd=ROOT, env=env, stderr=stderr
-            )
-        started.append(process)
-        return ServerProcess(process, f"http://127.0.0.1:{port}", log)
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
 
 
 def ask(server: ServerProcess, prompt: str) -> tuple[str, int]:
@@ -133,7 +83,7 @@ def test_a_wrong_setting_is_told_before_anything_is_loaded(start: Start) -> None
     )
 
 
-def test_the_trained_folder_is_transformers_model_with_the_same_logits(model: Path) -> None:
+def test_the_trained_folder_is_transformers_model_with_the_same_logits(latent_model: Path) -> None:
     from tokenizers import Tokenizer
     from transformers import DeepseekV3ForCausalLM
 
@@ -141,19 +91,21 @@ def test_the_trained_folder_is_transformers_model_with_the_same_logits(model: Pa
     from model_code.common.model_folder import load_folder
     from model_code.common.span import Span
 
-    tokens = torch.tensor([Tokenizer.from_file(str(model / "tokenizer.json")).encode("def f(").ids])
-    theirs = DeepseekV3ForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    ours = load_folder(model, context=64, dtype=torch.float32).decoder
+    tokens = torch.tensor(
+        [Tokenizer.from_file(str(latent_model / "tokenizer.json")).encode("def f(").ids]
+    )
+    theirs = DeepseekV3ForCausalLM.from_pretrained(latent_model, dtype=torch.float32).eval()
+    ours = load_folder(latent_model, context=64, dtype=torch.float32).decoder
     cache = KVCache(ours.architecture, slots=1, context=64, dtype=torch.float32)
     with torch.inference_mode():
         span = Span(0, torch.tensor([0]), tokens.shape[1])
         found = ours.logits(ours(tokens, cache, span))
         torch.testing.assert_close(found, theirs(tokens).logits, rtol=1e-4, atol=1e-4)
-    assert read(model).parameters == sum(p.numel() for p in theirs.parameters())
+    assert read(latent_model).parameters == sum(p.numel() for p in theirs.parameters())
 
 
-def test_training_is_the_same_each_time_and_learns(model: Path) -> None:
-    config = json.loads((model / "config.json").read_text())
+def test_training_is_the_same_each_time_and_learns(latent_model: Path) -> None:
+    config = json.loads((latent_model / "config.json").read_text())
     tokens = torch.tensor(train_tokenizer(TEXT[:60_000], 400).encode(TEXT[:60_000]).ids)
     losses = [train_tiny.train(config, tokens, steps=n, seed=1)[1] for n in (8, 8, 1)]
     assert losses[0] == losses[1]

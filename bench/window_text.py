@@ -1,0 +1,90 @@
+"""Gemma 3 270M on real text: our logits and perplexity beside transformers', both in float32.
+
+Prompts are read in chunks with a cache of windows on both sides, so that memory stays bounded.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bench import gemma
+from bench.row import Row
+from model_code.common.span import Span
+
+TOKENS, TEXT = 32_768, 8192
+# Largest difference of a logit, as a share of the largest; and of the perplexities.
+LOGIT_TOLERANCE, PERPLEXITY_TOLERANCE = 1e-4, 5e-4
+_CHUNK = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Over all tokens of all texts.
+
+    Args:
+        difference: Largest difference of a logit over the largest logit.
+    """
+
+    difference: float
+    ours: float
+    theirs: float
+
+    @property
+    def apart(self) -> float:
+        """Difference of the perplexities, as a share."""
+        return abs(self.ours / self.theirs - 1)
+
+
+def rows(folder: Path, tokens: int = TOKENS) -> Iterator[Row]:
+    """Logits and perplexity; the ratio is the tolerance over what was found."""
+    found = compare(folder, tokens=tokens, text=min(TEXT, tokens))
+    name = f"{gemma.NAME}, {tokens:,} tokens of Python's reference, float32"
+    yield Row(
+        name=f"logits, {name}", ours=f"at most {found.difference:.1e} of the largest apart",
+        peer=f"transformers; tolerance {LOGIT_TOLERANCE:g}",
+        ratio=LOGIT_TOLERANCE / max(found.difference, 1e-12), target=1.0,
+    )  # fmt: skip
+    yield Row(
+        name=f"perplexity, {name}", ours=f"{found.ours:.5g}",
+        peer=f"transformers: {found.theirs:.5g}; equal to 3 digits: {PERPLEXITY_TOLERANCE:g} apart",
+        ratio=PERPLEXITY_TOLERANCE / max(found.apart, 1e-12), target=1.0,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def compare(folder: Path, *, tokens: int, text: int) -> Comparison:
+    """Read a text in pieces of `text` tokens each with both, chunk by chunk.
+
+    Args:
+        folder: The converted weights.
+        tokens: In all; a multiple of `text`.
+        text: Tokens of one piece.
+    """
+    ours, theirs = gemma.ours(folder, context=text), gemma.theirs(folder)
+    ids = torch.tensor(gemma.tokens(folder, tokens)).view(-1, text)
+    losses = torch.zeros(2, dtype=torch.float64)
+    difference = largest = 0.0
+    for piece in ids:
+        our_cache, their_cache = gemma.our_cache(ours, text), gemma.their_cache(theirs)
+        for start in range(0, text, _CHUNK):
+            chunk = piece[None, start : start + _CHUNK]
+            span = Span(0, torch.tensor([start]), chunk.shape[1])
+            found = ours.logits(ours(chunk, our_cache, span))[0]
+            expected = theirs(chunk, past_key_values=their_cache, use_cache=True).logits[0]
+            difference = max(difference, float((found - expected).abs().max()))
+            largest = max(largest, float(expected.abs().max()))
+            following = piece[start + 1 : start + 1 + chunk.shape[1]]
+            losses += torch.stack([_loss(each, following) for each in (found, expected)])
+    counted = ids.numel() - len(ids)  # nothing follows the last token of a piece
+    our_perplexity, their_perplexity = (losses / counted).exp().tolist()
+    return Comparison(difference=difference / largest, ours=our_perplexity, theirs=their_perplexity)
+
+
+def _loss(logits: Tensor, following: Tensor) -> Tensor:
+    """[S, V], at most S -> the sum of the losses of what follows."""
+    found = functional.cross_entropy(logits[: len(following)], following, reduction="sum")
+    return found.double()

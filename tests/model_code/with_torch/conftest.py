@@ -1,0 +1,65 @@
+"""Servers of a small model with latent attention, trained here: as nodes run them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.model_code.conftest import ROOT, ServerProcess, free_port
+
+SMALL = {
+    "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "first_k_dense_replace": 2,
+    "vocab_size": 400, "num_attention_heads": 2, "num_key_value_heads": 2,
+}  # fmt: skip
+Start = Callable[..., ServerProcess]
+
+
+@pytest.fixture(scope="session")
+def latent_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the command made, from a config that is smaller than ours and a short text."""
+    from model_code.mla import train_tiny  # torch: here, so that tests are found without it
+
+    folder = tmp_path_factory.mktemp("train")
+    config = json.loads((ROOT / "config/models/tiny-deepseek.json").read_text()) | SMALL
+    (folder / "small.json").write_text(json.dumps(config))
+    (folder / "text.txt").write_text(train_tiny.text_of_python()[:60_000])
+    out = folder / "small"
+    code = train_tiny.main(
+        ["--config", str(folder / "small.json"), "--text", str(folder / "text.txt"),
+         "--out", str(out), "--steps", "12"]
+    )  # fmt: skip
+    assert code == 0
+    return out
+
+
+@pytest.fixture
+def start(latent_model: Path, tmp_path: Path) -> Iterator[Start]:
+    """Start servers; each keyword is a setting without its ISOMORPH_ prefix."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(**settings: object) -> ServerProcess:
+        port, log = free_port(), tmp_path / f"{len(started)}.log"
+        env = {
+            "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1",
+            "ISOMORPH_MODEL": "small", "ISOMORPH_ENGINE": "native",
+            "ISOMORPH_WEIGHTS": str(latent_model),
+            "ISOMORPH_STATE": str(tmp_path), "ISOMORPH_PORT_OVERRIDE": str(port),
+            "ISOMORPH_CONTEXT": "512", "ISOMORPH_DTYPE": "float32", "ISOMORPH_SLOTS": "2",
+            "ISOMORPH_LATENT_BLOCK": "64",
+            **{f"ISOMORPH_{name}": str(value) for name, value in settings.items()},
+        }  # fmt: skip
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "model_code.mla.serve"], cwd=ROOT, env=env, stderr=stderr
+            )
+        started.append(process)
+        return ServerProcess(process, f"http://127.0.0.1:{port}", log)
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
