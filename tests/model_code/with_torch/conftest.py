@@ -26,7 +26,7 @@ def latent_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("train")
     config = json.loads((ROOT / "config/models/tiny-deepseek.json").read_text()) | SMALL
     (folder / "small.json").write_text(json.dumps(config))
-    (folder / "text.txt").write_text(train_tiny.text_of_python()[:60_000])
+    (folder / "text.txt").write_text(text_of_python()[:60_000])
     out = folder / "small"
     code = train_tiny.main(
         ["--config", str(folder / "small.json"), "--text", str(folder / "text.txt"),
