@@ -114,6 +114,7 @@ def test_several_ranks_do_not_begin_with_weights(two: list[dict[str, Any]]) -> N
     assert two[6]["error"] == "--weights is for one rank; start several from a checkpoint"
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("first", "then"), [(4, 2), (2, 4)])
 def test_a_run_goes_on_with_another_number_of_ranks(
     data: Path, tmp_path: Path, alone: Trained, first: int, then: int
