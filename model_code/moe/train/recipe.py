@@ -1,6 +1,6 @@
 """What is trained, and how: a config of this folder, or a JSON file of the same kind.
 
-    {"model": {a Hugging Face config.json}, "training": {the fields of `Training`}}
+{"model": {a Hugging Face config.json}, "training": {the fields of `Training`}}
 """
 
 import json

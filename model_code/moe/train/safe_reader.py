@@ -5,7 +5,7 @@ the few classes that an index consists of, and refuses all others. The tensors t
 with torch's `weights_only`.
 """
 
-import pickle  # noqa: S403
+import pickle
 from pathlib import Path
 from typing import Any
 
