@@ -57,9 +57,7 @@ def test_fails_when_the_model_does_not_fit_and_says_what_would() -> None:
 
 
 def test_fails_when_the_type_is_not_sold_in_the_region() -> None:
-    with pytest.raises(
-        PlanError, match=r"trn2\.48xlarge: not sold in us-east-1; what would"
-    ):
+    with pytest.raises(PlanError, match=r"trn2\.48xlarge: not sold in us-east-1; what would"):
         endpoint("qwen3-30b-a3b", "ml.trn2.48xlarge", "us-east-1")
 
 
