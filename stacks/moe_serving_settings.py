@@ -10,8 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from config import Amount, Count, EnvironmentConfig, Section, ec2_instance_types
 from constructs_lib import NEURON
 from constructs_lib.expert_pools import MOST_POOLS
-from model_code.common.architecture import Architecture
-from planner import PlanError, resolve
+from planner import Architecture, PlanError, resolve
 from planner.experts import check_expert_budget, expert_memory
 from planner.neuron import NEURON_FAMILIES
 from stacks.fleet import certificate_conflicts

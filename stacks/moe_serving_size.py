@@ -3,8 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from model_code.common.architecture import Architecture
-from planner import Load
+from planner import Architecture, Load
 from planner.catalogue import GIB, instances
 from planner.experts import MIB, expert_memory
 from planner.neuron import NeuronSize, neuron_endpoint

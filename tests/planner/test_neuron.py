@@ -7,8 +7,10 @@ from planner.neuron import LONGEST_S, NeuronSize, neuron_endpoint
 from tests.planner.common import model
 
 
-def endpoint(name: str, instance: str | None = None, **load: int) -> NeuronSize:
-    return neuron_endpoint(model(name), Load(**load), region="us-east-1", instance=instance)
+def endpoint(
+    name: str, instance: str | None = None, region: str = "us-east-2", **load: int
+) -> NeuronSize:
+    return neuron_endpoint(model(name), Load(**load), region=region, instance=instance)
 
 
 def test_the_cheapest_inf2_that_holds_the_model_is_taken() -> None:
@@ -52,6 +54,11 @@ def test_fails_when_the_model_does_not_fit_and_says_what_would() -> None:
         r"ml\.inf2\.24xlarge, ml\.inf2\.48xlarge, ml\.trn2\.48xlarge$",
     ):
         endpoint("qwen3-30b-a3b", "ml.inf2.xlarge")
+
+
+def test_fails_when_the_type_is_not_sold_in_the_region() -> None:
+    with pytest.raises(PlanError, match=r"trn2\.48xlarge: not sold in us-east-1; what would"):
+        endpoint("qwen3-30b-a3b", "ml.trn2.48xlarge", "us-east-1")
 
 
 def test_fails_when_nothing_would() -> None:

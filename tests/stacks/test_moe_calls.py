@@ -71,7 +71,8 @@ def test_the_endpoint_may_make_the_calls_of_its_code_and_of_sagemaker_and_no_oth
 
 def test_the_endpoints_role_reads_only_its_archive_and_the_weights(template) -> None:
     [found] = statements(template, "Endpoint")
-    reads = [literal(each["Resource"]) for each in found if each["Action"] == "s3:GetObject"]
+    [read] = [each for each in found if each["Action"] == "s3:GetObject"]
+    reads = [literal(each) for each in read["Resource"]]
     assert len(reads) == 2
     assert reads[0].endswith(".gz")
     assert reads[1].endswith("/moe/*")
