@@ -22,7 +22,7 @@ Start = Callable[..., ServerProcess]
 def latent_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that the command made, from a config that is smaller than ours and a short text."""
     from model_code.common.text import text_of_python
-from model_code.mla import train_tiny  # torch: here, so that tests are found without it
+    from model_code.mla import train_tiny  # torch: here, so that tests are found without it
 
     folder = tmp_path_factory.mktemp("train")
     config = json.loads((ROOT / "config/models/tiny-deepseek.json").read_text()) | SMALL
