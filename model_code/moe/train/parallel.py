@@ -77,6 +77,8 @@ def shard(model: LanguageModel, recipe: Recipe, ranks: int, device: str) -> None
         )  # fmt: skip
         # FSDP would divide by the copies only; an expert's gradient has come from all ranks.
         _as_fsdp(mixture.experts).set_gradient_divide_factor(float(ranks))
+        # gloo cannot multiply while it adds up, which is how FSDP would divide by that.
+        _as_fsdp(mixture.experts).set_force_sum_reduction_for_comms(device == "cpu")
         fully_shard(mixture.router, mesh=everyone, mp_policy=_ROUTER)
     for block in model.decoder.layers:
         fully_shard(block, mesh=everyone, mp_policy=policy)

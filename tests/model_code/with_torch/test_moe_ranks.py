@@ -125,4 +125,4 @@ def test_a_run_goes_on_with_another_number_of_ranks(
     assert len(begun["losses"]) == 3
     [ended] = together(then, [common | {"steps": 5, "training": recipe | {"warm_up": 9}}])
     whole = train(moe_runs.recipe(warm_up=9), data=data, steps=5)
-    assert begun["losses"] + ended["losses"] == close(whole.losses)
+    assert begun["losses"] + ended["losses"] == pytest.approx(whole.losses, rel=1e-3)
