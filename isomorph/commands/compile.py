@@ -23,9 +23,10 @@ _SLUGS = ("moe",)
     "--dtype", default="auto", show_default=True,
     type=click.Choice(["auto", "float32", "bfloat16"]),
 )  # fmt: skip
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def compile_(
     slug: str, model: str, weights: Path | None, out: Path | None, slots: int, context: int,
-    dtype: str,
+    dtype: str, json_: bool,
 ) -> None:  # fmt: skip
     """Compile the model of SLUG for Neuron, where there is a Neuron device; else check its form."""
     from isomorph import samples
@@ -41,4 +42,13 @@ def compile_(
             made = compile_model(folder, out, slots=slots, context=context, dtype=dtype)
     except ModelCodeError as error:
         raise UserError(str(error)) from error
-    click.echo(made.says)
+    if json_:
+        output.as_json(
+            {
+                "compiled": made.folder and str(made.folder),
+                "graphs": [each.name for each in made.buckets],
+                "largest_difference": made.worst,
+            }
+        )
+    else:
+        click.echo(made.says)

@@ -32,7 +32,7 @@ from model_code.moe.model import MixtureOfExperts
 from model_code.moe.route.measure import Pool, measure
 from model_code.moe.route.router import POOLS_FILE
 
-STEPS = 300
+STEPS = 120
 _SPEED = 0.01  # how far a correction moves in a step: many times DeepSeek's, for as few steps
 _PIECE = 2_000  # characters of one kind, before as many of the other
 

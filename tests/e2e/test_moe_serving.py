@@ -44,7 +44,7 @@ def isomorph(*arguments: str) -> "subprocess.CompletedProcess[str]":
 @pytest.fixture(scope="module")
 def up(state: Path) -> Iterator[dict[str, Any]]:
     """This half alone: the other one has its own tests."""
-    done = isomorph("up", STACK, "--port", str(free_port()), "--json")
+    done = isomorph("up", "moe-serving", "--port", str(free_port()), "--json")
     try:
         assert done.returncode == 0, done.stderr
         yield json.loads(done.stdout)

@@ -31,10 +31,10 @@ def isomorph(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[
         (["bench", "no_such"], "error: no measurement no_such; there are: "),
         (["bench", "gqa", "--write", "x.md"], "error: --write goes with `isomorph bench common`"),
         (["run", "gqa", "Hello"], "error: the embedded AWS does not run; start it with `isomorph"),
-        (["up", "rag"], "error: 'rag' cannot be brought up: config/local.yaml turns on moe-"),
+        (["up", "rag"], "error: 'rag' cannot be brought up: config/local.yaml turns on moe"),
         (
             ["destroy", "local", "rag"],
-            "error: local has no rag; it has: moe-training, mla, gqa, sliding_window, f",
+            "error: local has no rag; it has: moe-training, moe-serving, mla, gqa, slid",
         ),
         (["weights", "push", "local", "gqa", "no/such"], "error: no/such is not a folder"),
         (["map", "--write", "no/such.md"], "error: no/such.md is not a file"),
@@ -80,6 +80,7 @@ def test_help_names_every_command_and_imports_none(tmp_path: Path) -> None:
 def test_every_command_takes_json(name: str) -> None:
     words = [name, "push"] if name == "weights" else [name]
     words += ["refresh"] if name == "prices" else []
+    words += ["search"] if name == "plans" else []
     done = isomorph(*words, "--help")
     assert done.returncode == 0, done.stderr
     assert "--json" in done.stdout

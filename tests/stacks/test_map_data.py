@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from bench import BENCHES
 from stacks.innovation import Claim, Innovation, Topic, status_of
 from stacks.map_data import INNOVATIONS, INSIGHTS, status
 from stacks.mind_map import MIND_MAP
@@ -64,8 +65,7 @@ def test_a_claim_names_the_command_or_the_page(claim):
     if claim.source == "vendor":
         assert claim.reference.startswith("https://aws.amazon.com/")
     else:
-        slugs = "|".join(each.slug for each in INNOVATIONS)
-        pattern = rf"isomorph (bench ({slugs})|plan [a-z0-9-]+)"
+        pattern = rf"isomorph (bench ({'|'.join(BENCHES)})|plan [a-z0-9-]+)"
         assert re.fullmatch(pattern, claim.reference)
 
 
