@@ -30,7 +30,7 @@ class MoeTrainingSettings(Section):
         default="slurm", description="what places jobs on nodes"
     )
     python: Literal["host", "3.11", "3.12"] = Field(
-        default="3.12", description="the nodes' Python; host: this machine's"
+        default="3.11", description="the nodes' Python; host: this machine's"
     )
     architecture: str | None = Field(
         default=None,
