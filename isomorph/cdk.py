@@ -95,12 +95,14 @@ def deploy(
 
     Args:
         stacks: Paths such as `local/gqa`; what they depend on is deployed too.
-        assembly: What `synthesize` made. Left out, the app is synthesized first.
+        assembly: What `synthesize` made. Left out, the app is synthesized first, beside the log.
         context: What `-c` gives; an assembly has it built in.
         environment: Variables on top of this process's.
         log: Takes the whole output.
     """
-    source = ["--app", str(assembly)] if assembly else _options(context)
+    # Not into cdk.out: another command may be reading it.
+    own = ["--output", str(log.parent / "deployed"), *_options(context)]
+    source = ["--app", str(assembly)] if assembly else own
     return run(
         ["deploy", *source, "--require-approval", "never", "--concurrency", "4", *stacks],
         environment=environment,
