@@ -147,7 +147,7 @@ def test_scripts_are_told_what_synthesis_knows(assembly):
     told = assembly.told()
     assert told["cluster"] == only(assembly.template, CLUSTER)["ClusterName"]
     assert (told["region"], told["orchestrator"], told["accounting"]) == ("us-east-1", "slurm", 1)
-    assert (told["python"], told["user"], told["mlflow"]) == ("python3.12", "ubuntu", None)
+    assert (told["python"], told["user"], told["mlflow"]) == ("python3.11", "ubuntu", None)
     assert told["groups"]["workers"] == {
         "role": "workers", "partition": "workers", "devices": 1, "ranks": 1, "count": 2,
     }  # fmt: skip
