@@ -26,9 +26,13 @@ def test_what_is_missing_is_trained_by_the_command(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[str]] = []
+    monkeypatch.setenv("ISOMORPH_STATE", "the folder of the embedded AWS")
 
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        command: list[str], *, env: dict[str, str], **_: Any
+    ) -> subprocess.CompletedProcess[str]:
         asked.append(command)
+        assert "ISOMORPH_STATE" not in env  # model code would build its kernels there
         out = Path(command[command.index("--out") + 1])
         out.mkdir()
         (out / "model.safetensors").touch()
