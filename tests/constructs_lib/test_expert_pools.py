@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.cdk_app import new_stack
+from tests.cdk_app import json_of, new_stack, only
 from tests.constructs_lib.conftest import KEY, MACHINES, SERVER, site
 
 import aws_cdk as cdk  # isort: skip
@@ -17,7 +17,7 @@ from constructs_lib import (  # isort: skip
 )  # fmt: skip
 
 
-def build(tmp_path: Path, shares: dict[str, list[int]], default: str, **machines: Any) -> None:
+def build(tmp_path: Path, shares: dict[str, list[int]], default: str, **machines: Any) -> Any:
     (tmp_path / "code.py").write_text("")
     (tmp_path / "wheels.zip").write_bytes(b"wheels")
     stack = new_stack("test-moe-serving")
@@ -55,10 +55,15 @@ def build(tmp_path: Path, shares: dict[str, list[int]], default: str, **machines
         certificate_arn=None,
         retained=False,
     )
+    return json_of(stack)
 
 
 def test_shares_that_add_up_are_taken(tmp_path: Path) -> None:
-    build(tmp_path, {"a": [90, 10], "b": [100]}, "a")
+    template = build(tmp_path, {"a": [90, 10], "b": [100]}, "a")
+    listener = only(template, "AWS::ElasticLoadBalancingV2::Listener")
+    shares = str(listener["DefaultActions"])
+    assert "'Weight': 90" in shares
+    assert "'Weight': 10" in shares
 
 
 @pytest.mark.parametrize(
