@@ -1,17 +1,19 @@
 """The store of latents beside the sockets below it, and beside redis-py on the same server."""
 
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from bench import lmcache
 from bench.apart import NotInstallableError
 from bench.lmcache import Transfer
-from bench.row import Row, interleaved
+from bench.row import Row, in_turn, seconds_of
 from isomorph import output
 from model_code.mla.store.blocks import BlockLayout, key_of
 from model_code.mla.store.client import Client, Get, Put
@@ -21,6 +23,7 @@ from model_code.mla.store.resp import Address
 _SIZES = (16, 64)
 _BLOCKS = 16
 _ROUNDS = 7
+_REQUESTS = 10 * _BLOCKS  # of a run of redis-benchmark, whose clock counts whole milliseconds
 
 
 @contextmanager
@@ -59,6 +62,8 @@ def throughput() -> Iterator[Row]:
             peer = None
         for tokens in _SIZES:
             yield from _of_size(address, raw, tokens, peer)
+        if not shutil.which("redis-benchmark"):
+            output.say("no rows for redis-benchmark: it is not installed (Debian: redis-tools)")
 
 
 def _of_size(
@@ -108,13 +113,20 @@ def _of_size(
         places = [spare[i * len(value) :][: len(value)] for i in range(_BLOCKS)]
         variants["lmcache put"] = lambda: store(names, [memoryview(value)] * _BLOCKS)
         variants["lmcache get"] = lambda: fetch(names, places)
-    took = interleaved(variants, rounds=_ROUNDS)
+    timed: dict[str, Callable[[], float]] = {
+        name: partial(seconds_of, run) for name, run in variants.items()
+    }
+    if program := shutil.which("redis-benchmark"):
+        timed |= _redis_benchmark(program, address, layout.value_bytes)
+    took = in_turn(timed, rounds=_ROUNDS)
     speed = {name: len(memory) / seconds / 1e9 for name, seconds in took.items()}
     size = f"{layout.value_bytes / 2**20:.1f} MiB"
     for what, ours_name, other, name, target in (
         ("blocks fetched and checked", "get", "raw", "a raw loopback socket", 0.8),
         ("blocks fetched, before the check", "transport", "raw", "a raw loopback socket", 0.8),
         ("blocks stored", "put", "raw", "a raw loopback socket, received", 0.8),
+        ("blocks fetched and checked", "get", "benchmark get", "redis-benchmark, unchecked", 0.8),
+        ("blocks stored", "put", "benchmark put", "redis-benchmark", 0.8),
         ("blocks fetched and checked", "get", "redis-py get", "redis-py MGET", 1.5),
         ("blocks stored", "put", "redis-py put", "redis-py pipeline of SET", 1.5),
         (
@@ -133,6 +145,22 @@ def _of_size(
             peer=f"{name}: {speed[other]:.2f} GB/s", ratio=speed[ours_name] / speed[other],
             target=target,
         )  # fmt: skip
+
+
+def _redis_benchmark(program: str, address: Address, size: int) -> dict[str, Callable[[], float]]:
+    """Return what measures the seconds of as many values as ours has, on one connection as ours."""
+
+    def seconds(test: str) -> float:
+        answer = subprocess.run(
+            [program, "-h", address.host, "-p", str(address.port), "-t", test,
+             "-d", str(size), "-c", "1", "-P", str(_BLOCKS), "-n", str(_REQUESTS), "--csv"],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        rate = float(answer.stdout.splitlines()[-1].split(",")[1].strip('"'))
+        return _BLOCKS / rate
+
+    # Its GET reads what its SET wrote, which goes first.
+    return {"benchmark put": partial(seconds, "set"), "benchmark get": partial(seconds, "get")}
 
 
 def _redis(address: Address):  # type: ignore[no-untyped-def]

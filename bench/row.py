@@ -33,16 +33,17 @@ def interleaved(
     variants: Mapping[str, Callable[[], object]], *, rounds: int, warmups: int = 1
 ) -> dict[str, float]:
     """Return each variant's median seconds. They take turns, so a slow moment hits all of them."""
-
-    def timed(run: Callable[[], object]) -> float:
-        since = time.perf_counter()
-        run()
-        return time.perf_counter() - since
-
     return in_turn(
-        {name: partial(timed, run) for name, run in variants.items()},
+        {name: partial(seconds_of, run) for name, run in variants.items()},
         rounds=rounds, warmups=warmups,
     )  # fmt: skip
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Return how long `run` took."""
+    since = time.perf_counter()
+    run()
+    return time.perf_counter() - since
 
 
 def in_turn(
