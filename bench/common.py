@@ -178,7 +178,7 @@ def status(name):
 tensors = GGUFTensors(header, architecture)
 Path("/proc/self/clear_refs").write_text("5")  # the peak so far counts no more
 before = status("VmRSS") - status("RssFile")
-decoder = load_decoder(architecture, tensors, context=64, dtype=torch.bfloat16)
+decoder = load_decoder(architecture, tensors.rows, context=64, dtype=torch.bfloat16)
 print(status("VmHWM") - status("RssFile") - before, architecture.weight_bytes("bf16"))
 """
 

@@ -1,6 +1,7 @@
 """Fills a `Decoder` from tensors with Hugging Face's names, wherever they are stored."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,12 +10,19 @@ from model_code.common.architecture import Architecture
 from model_code.common.decoder import Decoder
 from model_code.common.errors import WeightsError
 from model_code.common.quantize import Quantizable
-from model_code.common.tensor_names import Source, sources
+from model_code.common.tensor_names import Same, Source, sources
+
+
+class Rows(NamedTuple):
+    """A tensor that is read piece by piece: its first rows, the next ones, and so on."""
+
+    shape: tuple[int, ...]
+    pieces: Iterator[Tensor]
 
 
 def load_decoder(
     architecture: Architecture,
-    tensor: Callable[[str], Tensor],
+    tensor: Callable[[str], Tensor | Rows],
     *,
     context: int,
     dtype: torch.dtype,
@@ -27,7 +35,7 @@ def load_decoder(
     that wait for their numbers take no memory yet, since nothing has been written there.
 
     `prepare` may change the decoder before it is filled. `tensor` returns the tensor with a name of
-    Hugging Face's, in any dtype, or raises WeightsError.
+    Hugging Face's, in any dtype and in one piece or several, or raises WeightsError.
     """
     decoder = Decoder(architecture, context=context, dtype=dtype).requires_grad_(False).eval()
     if prepare is not None:
@@ -60,7 +68,7 @@ def tensor_names(decoder: Decoder) -> set[str]:
     return {source.name for source in all_sources(decoder)}
 
 
-def fill(source: Source, given: Tensor) -> None:
+def fill(source: Source, given: Tensor | Rows) -> None:
     """Copy a checkpoint's tensor to its place. Raises WeightsError if it does not fit there."""
     expected = source.order.theirs(torch.empty_like(source.place, device="meta")).shape
     if given.shape != expected:
@@ -68,6 +76,14 @@ def fill(source: Source, given: Tensor) -> None:
             f"{source.name} has shape {tuple(given.shape)}, the model's config says "
             f"{tuple(expected)}"
         )
-    source.place.copy_(source.order.ours(given))
+    if isinstance(given, Tensor):
+        source.place.copy_(source.order.ours(given))
+    elif isinstance(source.order, Same):
+        row = 0
+        for piece in given.pieces:
+            source.place[row : row + len(piece)] = piece
+            row += len(piece)
+    else:
+        source.place.copy_(source.order.ours(torch.cat([*given.pieces])))
     if not source.place.sum(dtype=torch.float32).isfinite():  # one pass, and no mask in memory
         raise WeightsError(f"{source.name} holds values that are not finite")

@@ -51,7 +51,10 @@ def load_folder(
     architecture = architecture_of(header)
     check_context(context, architecture)
     tensors = GGUFTensors(header, architecture)
-    decoder = _filled(architecture, tensors, context, dtype, quantization)
+    tensors.check_complete(_names(architecture))
+    decoder = load_decoder(
+        architecture, tensors.rows, context=context, dtype=dtype, quantization=quantization
+    )
     return Model(
         decoder=decoder, tokenizer=GGUFTokenizer(header), chat_template=header.chat_template
     )
@@ -67,21 +70,17 @@ def _from_safetensors(
     check_context(context, architecture)
     tokenizer = FolderTokenizer(folder, architecture.vocabulary)  # before the gigabytes
     tensors = SafetensorsFolder(folder, architecture, partial=prepare is not None)
-    decoder = _filled(architecture, tensors, context, dtype, quantization, prepare)
-    return Model(decoder=decoder, tokenizer=tokenizer, chat_template=chat_template(folder))
-
-
-def _filled(
-    architecture: Architecture, tensors: GGUFTensors | SafetensorsFolder, context: int,
-    dtype: torch.dtype, quantization: str, prepare: Prepare | None = None,
-) -> Decoder:  # fmt: skip
-    with torch.device("meta"):  # names only: what does not fit is said before anything is read
-        skeleton = Decoder(architecture, context=1, dtype=dtype)
-    tensors.check_complete(tensor_names(skeleton))
-    return load_decoder(
+    tensors.check_complete(_names(architecture))
+    decoder = load_decoder(
         architecture, tensors, context=context, dtype=dtype, quantization=quantization,
         prepare=prepare,
     )  # fmt: skip
+    return Model(decoder=decoder, tokenizer=tokenizer, chat_template=chat_template(folder))
+
+
+def _names(architecture: Architecture) -> set[str]:
+    with torch.device("meta"):  # names only: what does not fit is said before anything is read
+        return tensor_names(Decoder(architecture, context=1, dtype=torch.float32))
 
 
 def chat_template(folder: Path) -> str | None:

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from model_code.common import gguf_tensors
 from model_code.common.architecture import parse
 from model_code.common.attention import KVCache, Span, grouped_attention
 from model_code.common.batch import PREFILL_CHUNK, Batch, Sequence
@@ -318,3 +320,23 @@ def test_fails_when_the_file_lacks_a_tensor_or_has_one_too_many(tmp_path: Path) 
     known = tensor_names(Decoder(architecture, context=8, dtype=torch.float32))
     with pytest.raises(WeightsError, match=r"holds rope_freqs.weight, which the native decoder"):
         tensors.check_complete(known)
+
+
+def test_a_tensor_in_pieces_is_the_tensor_in_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.gguf"
+    query = np.arange(64, dtype=np.float32)
+    path.write_bytes(llama_file(**{"blk.0.attn_q.weight": ((8, 8), 0, query.tobytes())}))
+    header = read_header(path)
+    tensors = GGUFTensors(header, architecture_of(header))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    (whole,) = tensors.rows(name).pieces
+    assert whole.equal(tensors(name))
+    assert not whole.flatten().equal(torch.from_numpy(query))  # its rows have changed places
+    monkeypatch.setattr(gguf_tensors, "_PIECE", 9)  # a row has 8: a head's rows stay together
+    shape, pieces = tensors.rows(name)
+    parts = [*pieces]
+    assert shape == (8, 8)
+    assert [len(part) for part in parts] == [4, 4]
+    assert torch.cat(parts).equal(whole)
