@@ -19,13 +19,15 @@ from bench.chart import line_chart
 from bench.moe_models import dense_like
 from bench.row import Row
 from model_code.common.safetensors_folder import save_folder
+from model_code.common.text import source_of_python, text_of_python
 from model_code.moe.train import shards
 from model_code.moe.train.recipe import Recipe, load_recipe
 from model_code.moe.train.run import Trained, train
 
-STEPS, SEEDS = 100, (0, 1, 2)
+STEPS, SEEDS = 300, (0, 1, 2)
 _SEQUENCES = 8  # of a step: half of the config's, for six trainings in one measurement
 _HELD_OUT = 8192  # tokens that are not learnt
+_PIECES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +75,12 @@ def write(path: Path) -> None:
 
 @cache
 def measure() -> Found:
-    """Train both with every seed, on Python's own language reference; then prune the first."""
+    """Train both with every seed, on text that they see once at most; then prune the first."""
     with TemporaryDirectory() as home:
         data, folder = Path(home, "shards"), Path(home, "dense")
-        options = ["--out", str(data), "--vocabulary", "1024", "--held-out", str(_HELD_OUT)]
+        text = Path(home, "text")
+        text.write_text(_text(), encoding="utf-8")
+        options = [str(text), "--out", str(data), "--held-out", str(_HELD_OUT)]
         with contextlib.redirect_stdout(io.StringIO()):
             if shards.main(options):
                 raise RuntimeError("the shards could not be made")
@@ -88,6 +92,15 @@ def measure() -> Found:
             mixture=tuple(map(_run, trained)), dense=tuple(dense),
             sparse=sparsity.measure(folder, data),
         )  # fmt: skip
+
+
+def _text() -> str:
+    """Return Python's language reference and its library's source, in pieces that take turns."""
+    texts = text_of_python(), source_of_python()
+    return "".join(
+        text[len(text) * piece // _PIECES : len(text) * (piece + 1) // _PIECES]
+        for piece in range(_PIECES) for text in texts
+    )  # fmt: skip
 
 
 def _train(recipe: Recipe, data: Path, seed: int) -> Trained:

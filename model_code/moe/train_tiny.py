@@ -11,7 +11,6 @@ against each step's load (DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
 
 import argparse
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from model_code.common.architecture import ModelError, parse
 from model_code.common.config_fields import load_json
 from model_code.common.decoder import Decoder
 from model_code.common.errors import UserError
-from model_code.common.text import text_of_python, train_tokenizer
+from model_code.common.text import source_of_python, text_of_python, train_tokenizer
 from model_code.mla import train_tiny
 from model_code.moe.experts.layout import lay_out
 from model_code.moe.model import MixtureOfExperts
@@ -40,11 +39,7 @@ _PIECE = 2_000  # characters of one kind, before as many of the other
 def texts_of_python() -> dict[str, str]:
     """Return two kinds of text that come with Python, each about 450,000 characters."""
     prose = text_of_python()
-    library = Path(sysconfig.get_paths()["stdlib"])
-    code = "\n\n".join(
-        path.read_text(encoding="utf-8", errors="replace") for path in sorted(library.glob("*.py"))
-    )
-    return {"prose": prose, "code": code[: len(prose)]}
+    return {"prose": prose, "code": source_of_python()[: len(prose)]}
 
 
 def mixed(texts: Sequence[str]) -> str:
