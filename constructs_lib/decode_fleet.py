@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from aws_cdk import RemovalPolicy, Stack
-from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
@@ -117,7 +116,13 @@ class DecodeFleet(Construct):
             log_group=self.log_group,
             statements=statements,
         )
-        self.security_group = _node_security_group(self, site)
+        self.security_group = ClosedGroup(
+            self,
+            "SecurityGroup",
+            vpc=site.vpc,
+            description="Nodes: requests from the load balancer, HTTPS to AWS",
+        )
+        self.security_group.allow_to_aws(site)
         self.door = entrance or self._make_door(certificate_arn, protected=retained)
         self.door.allow_to(self.security_group, server.port)
         self.group = self._make_group(machines)
@@ -195,16 +200,3 @@ class DecodeFleet(Construct):
             queue=self._server.queue,
             topic=self.site.alarm_topic,
         )
-
-
-def _node_security_group(scope: Construct, site: Site) -> ec2.SecurityGroup:
-    group = ClosedGroup(
-        scope,
-        "SecurityGroup",
-        vpc=site.vpc,
-        description="Nodes: requests from the load balancer, HTTPS to AWS",
-    )
-    https = ec2.Port.tcp(443)
-    group.add_egress_rule(site.endpoints, https, "interface endpoints")
-    group.add_egress_rule(ec2.Peer.prefix_list(site.s3_prefix_list), https, "S3 gateway endpoint")
-    return group
