@@ -63,8 +63,8 @@ def eventually(what: Callable[[], Any], seconds: float = 60) -> Any:
 
 def bring_up(isomorph: Command, *slugs: str, seconds: float = 280) -> Iterator[dict[str, Any]]:
     """Yield what `isomorph up SLUG ...` reports; the deployment stays up until the next step."""
-    done = isomorph("up", *slugs, "--port", str(free_port()), "--json", timeout=seconds)
     try:
+        done = isomorph("up", *slugs, "--port", str(free_port()), "--json", timeout=seconds)
         assert done.returncode == 0, done.stderr
         yield json.loads(done.stdout)
     finally:
