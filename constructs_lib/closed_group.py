@@ -3,6 +3,8 @@
 from aws_cdk import aws_ec2 as ec2
 from constructs import Construct
 
+from constructs_lib.site import Site
+
 
 class ClosedGroup(ec2.SecurityGroup):
     """Security group without the rule that lets everything out.
@@ -35,3 +37,10 @@ class ClosedGroup(ec2.SecurityGroup):
                 }
             ],
         )
+
+    def allow_to_aws(self, site: Site) -> None:
+        """Let HTTPS out to the interface endpoints and to S3's gateway endpoint."""
+        https = ec2.Port.tcp(443)
+        self.add_egress_rule(site.endpoints, https, "interface endpoints")
+        s3 = ec2.Peer.prefix_list(site.s3_prefix_list)
+        self.add_egress_rule(s3, https, "S3 gateway endpoint")

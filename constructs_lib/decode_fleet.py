@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from aws_cdk import RemovalPolicy, Stack
-from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
@@ -105,93 +104,99 @@ class DecodeFleet(Construct):
         retained: bool,
     ) -> None:
         super().__init__(scope, construct_id)
-        stack = Stack.of(self)
-        name = name or stack.stack_name
-        self.site, self.weights = site, weights
-        self.namespace = namespace = f"Isomorph/{slug}"
-        self.log_group = logs.LogGroup(
-            self,
-            "Logs",
-            encryption_key=site.log_key,
-            retention=logs.RetentionDays.THREE_MONTHS,
-            removal_policy=RemovalPolicy.RETAIN if retained else RemovalPolicy.DESTROY,
-        )
+        self.site, self.weights, self.namespace = site, weights, f"Isomorph/{slug}"
+        self._server, self._name = server, name or Stack.of(self).stack_name
+        self.log_group = self._make_logs(retained=retained)
         self.role = NodeRole(
             self,
             "Role",
             object_arns=[code.object_arn, wheelhouse.object_arn],
             weights=weights,
-            metric_namespace=namespace,
+            metric_namespace=self.namespace,
             log_group=self.log_group,
             statements=statements,
         )
-        self.security_group = _node_security_group(self, site)
-        self.door: Entrance = entrance or FrontDoor(
+        self.security_group = ClosedGroup(
             self,
-            "FrontDoor",
-            site=site,
-            name=stack.stack_name,
-            node_port=server.port,
-            certificate_arn=certificate_arn,
-            deadline_seconds=server.deadline_s,
-            deletion_protection=retained,
+            "SecurityGroup",
+            vpc=site.vpc,
+            description="Nodes: requests from the load balancer, HTTPS to AWS",
         )
+        self.security_group.allow_to_aws(site)
+        self.door = entrance or self._make_door(certificate_arn, protected=retained)
         self.door.allow_to(self.security_group, server.port)
-        self.group = FleetGroup(
-            self,
-            "Group",
-            site=site,
-            machines=machines,
-            weights=weights,
-            door=self.door,
-            metric_namespace=namespace,
-            fleet=name,
-            drain_seconds=server.deadline_s + 60,
-        )
+        self.group = self._make_group(machines)
+        settings = self._settings(slug) | (_BANDWIDTH if bandwidth else {})
         self.group.launch(
             role=self.role,
             security_group=self.security_group,
             user_data=render_user_data(
-                region=stack.region,
+                region=Stack.of(self).region,
                 pointer=pointer or weights.value,
-                stack=stack.stack_name,
+                stack=Stack.of(self).stack_name,
                 resource=self.group.logical_id,
                 code=(code.url, code.sha256),
                 wheelhouse=(wheelhouse.url, wheelhouse.sha256),
-                settings={
-                    "ISOMORPH_SLUG": slug,
-                    "ISOMORPH_FLEET": name,
-                    **server.settings(),
-                    "ISOMORPH_METRIC_NAMESPACE": namespace,
-                    "ISOMORPH_LOG_GROUP": self.log_group.log_group_name,
-                    "ISOMORPH_STACK": stack.stack_name,
-                    **(_BANDWIDTH if bandwidth else {}),
-                    **self.group.signal_settings,
-                },
+                settings=settings | self.group.signal_settings,
             ),
         )
-        self.watch = FleetWatch(
+        self.watch = self._make_watch(limits)
+
+    def _make_logs(self, *, retained: bool) -> logs.LogGroup:
+        return logs.LogGroup(
+            self,
+            "Logs",
+            encryption_key=self.site.log_key,
+            retention=logs.RetentionDays.THREE_MONTHS,
+            removal_policy=RemovalPolicy.RETAIN if retained else RemovalPolicy.DESTROY,
+        )
+
+    def _make_door(self, certificate_arn: str | None, *, protected: bool) -> Entrance:
+        return FrontDoor(
+            self,
+            "FrontDoor",
+            site=self.site,
+            name=Stack.of(self).stack_name,
+            node_port=self._server.port,
+            certificate_arn=certificate_arn,
+            deadline_seconds=self._server.deadline_s,
+            deletion_protection=protected,
+        )
+
+    def _make_group(self, machines: Machines) -> FleetGroup:
+        return FleetGroup(
+            self,
+            "Group",
+            site=self.site,
+            machines=machines,
+            weights=self.weights,
+            door=self.door,
+            metric_namespace=self.namespace,
+            fleet=self._name,
+            drain_seconds=self._server.deadline_s + 60,
+        )
+
+    def _settings(self, slug: str) -> dict[str, str | int]:
+        """Return what the nodes' fleet.env says of the server and of its place."""
+        return {
+            "ISOMORPH_SLUG": slug,
+            "ISOMORPH_FLEET": self._name,
+            **self._server.settings(),
+            "ISOMORPH_METRIC_NAMESPACE": self.namespace,
+            "ISOMORPH_LOG_GROUP": self.log_group.log_group_name,
+            "ISOMORPH_STACK": Stack.of(self).stack_name,
+        }
+
+    def _make_watch(self, limits: Limits) -> FleetWatch:
+        return FleetWatch(
             self,
             "Watch",
             door=self.door,
             group=self.group,
-            weights=weights,
-            metric_namespace=namespace,
-            fleet=name,
+            weights=self.weights,
+            metric_namespace=self.namespace,
+            fleet=self._name,
             limits=limits,
-            queue=server.queue,
-            topic=site.alarm_topic,
+            queue=self._server.queue,
+            topic=self.site.alarm_topic,
         )
-
-
-def _node_security_group(scope: Construct, site: Site) -> ec2.SecurityGroup:
-    group = ClosedGroup(
-        scope,
-        "SecurityGroup",
-        vpc=site.vpc,
-        description="Nodes: requests from the load balancer, HTTPS to AWS",
-    )
-    https = ec2.Port.tcp(443)
-    group.add_egress_rule(site.endpoints, https, "interface endpoints")
-    group.add_egress_rule(ec2.Peer.prefix_list(site.s3_prefix_list), https, "S3 gateway endpoint")
-    return group

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
-from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
+from constructs_lib.alarms import Alarms
 from constructs_lib.weights import Weights
 
 _MINUTE = Duration.minutes(1)
@@ -50,33 +50,14 @@ class EndpointAlarms(Construct):
         topic: sns.ITopic,
     ) -> None:
         super().__init__(scope, construct_id)
-        self._topic, self._weights = topic, weights
+        alarms = Alarms(self, topic)
         self.errors = _query("SUM(Invocation5XXErrors)", variant, "5xx")
         self.latency = _query("AVG(ModelLatency)", variant, "model latency, microseconds")
+        there, slow = weights.present, limits.latency_seconds * 1e6
         self.rolling_back = (
-            self._alarm("Errors", self.errors, above=limits.errors, minutes=1),
-            self._alarm("Latency", self.latency, above=limits.latency_seconds * 1e6, minutes=3),
+            alarms.above("Errors", self.errors, limits.errors, periods=1, condition=there),
+            alarms.above("Latency", self.latency, slow, periods=3, condition=there),
         )
-
-    def _alarm(
-        self, name: str, metric: cloudwatch.IMetric, *, above: float, minutes: int
-    ) -> cloudwatch.Alarm:
-        alarm = cloudwatch.Alarm(
-            self,
-            name,
-            metric=metric,
-            threshold=above,
-            comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
-            evaluation_periods=minutes,
-            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
-        )
-        notice = actions.SnsAction(self._topic)
-        alarm.add_alarm_action(notice)
-        alarm.add_ok_action(notice)
-        child = alarm.node.default_child
-        assert isinstance(child, cloudwatch.CfnAlarm)  # noqa: S101  what an Alarm is made of
-        child.cfn_options.condition = self._weights.present
-        return alarm
 
 
 def _query(selected: str, variant: str, label: str) -> cloudwatch.MathExpression:

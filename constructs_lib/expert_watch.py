@@ -1,14 +1,14 @@
 """Alarms and a dashboard for what experts do: what is warm, what has to be loaded, who waits."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
-from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
+from constructs_lib.alarms import Alarms, graph
 from constructs_lib.endpoint_alarms import EndpointAlarms
 
 _MINUTE, _FIVE_MINUTES = Duration.minutes(1), Duration.minutes(5)
@@ -50,32 +50,32 @@ class ExpertWatch(Construct):
         topic: sns.ITopic,
     ) -> None:
         super().__init__(scope, construct_id)
-        self._namespace, self._topic = metric_namespace, topic
+        self._namespace, self._alarms = metric_namespace, Alarms(self, topic)
         for fleet in fleets:
             self._watch(fleet, limits)
         rows: list[list[cloudwatch.IWidget]] = [
             [
-                _graph("Experts found in memory, % of visits", map(self._hit_rate, fleets)),
-                _graph("Decoding waits for experts, % of time", map(self._stall, fleets)),
+                graph("Experts found in memory, % of visits", *map(self._hit_rate, fleets)),
+                graph("Decoding waits for experts, % of time", *map(self._stall, fleets)),
             ],
             [
-                _graph("Bytes of experts loaded", self._sums("ExpertBytesLoaded", fleets)),
-                _graph("Prefetched in time", self._sums("ExpertPrefetchHits", fleets)),
+                graph("Bytes of experts loaded", *self._sums("ExpertBytesLoaded", fleets)),
+                graph("Prefetched in time", *self._sums("ExpertPrefetchHits", fleets)),
             ],
             [
-                _graph("Busiest expert over the mean", self._means("ExpertImbalance", fleets)),
-                _graph("Experts that could not be loaded", self._sums("ExpertErrors", fleets)),
+                graph("Busiest expert over the mean", *self._means("ExpertImbalance", fleets)),
+                graph("Experts that could not be loaded", *self._sums("ExpertErrors", fleets)),
             ],
             [
-                _graph("Tokens a second", self._means("TokensPerSecond", fleets)),
-                _graph("Time to first token, p99", self._means("TimeToFirstToken", fleets, "p99")),
+                graph("Tokens a second", *self._means("TokensPerSecond", fleets)),
+                graph("Time to first token, p99", *self._means("TimeToFirstToken", fleets, "p99")),
             ],
         ]
         if endpoint:
             rows.append(
                 [
-                    _graph("Endpoint: answers with 5xx", [endpoint.errors]),
-                    _graph("Endpoint: model latency, microseconds", [endpoint.latency]),
+                    graph("Endpoint: answers with 5xx", endpoint.errors),
+                    graph("Endpoint: model latency, microseconds", endpoint.latency),
                 ]
             )
         self.dashboard = cloudwatch.Dashboard(self, "Dashboard", widgets=rows)
@@ -83,9 +83,9 @@ class ExpertWatch(Construct):
     def _watch(self, fleet: str, limits: ExpertLimits) -> None:
         rate, stall = self._hit_rate(fleet), self._stall(fleet)
         errors = self._metric("ExpertErrors", fleet, "Sum")
-        self._alarm(f"HitRate-{fleet}", rate, below=limits.hit_percent, periods=12)
-        self._alarm(f"Stall-{fleet}", stall, above=limits.stall_percent, periods=3)
-        self._alarm(f"Errors-{fleet}", errors, above=0, periods=3)
+        self._alarms.below(f"HitRate-{fleet}", rate, limits.hit_percent, periods=12)
+        self._alarms.above(f"Stall-{fleet}", stall, limits.stall_percent, periods=3)
+        self._alarms.above(f"Errors-{fleet}", errors, 0, periods=3)
 
     def _hit_rate(self, fleet: str) -> cloudwatch.MathExpression:
         name = _identifier(fleet)
@@ -129,36 +129,7 @@ class ExpertWatch(Construct):
             label=fleet,
         )
 
-    def _alarm(
-        self,
-        name: str,
-        metric: cloudwatch.IMetric,
-        *,
-        periods: int,
-        above: float | None = None,
-        below: float | None = None,
-    ) -> None:
-        operators = cloudwatch.ComparisonOperator
-        alarm = cloudwatch.Alarm(
-            self,
-            name,
-            metric=metric,
-            threshold=above if above is not None else below or 0,
-            comparison_operator=operators.GREATER_THAN_THRESHOLD
-            if above is not None
-            else operators.LESS_THAN_THRESHOLD,
-            evaluation_periods=periods,
-            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
-        )
-        notice = actions.SnsAction(self._topic)
-        alarm.add_alarm_action(notice)
-        alarm.add_ok_action(notice)
-
 
 def _identifier(fleet: str) -> str:
     """Return a name that an expression takes: letters, digits, underscores."""
     return fleet.replace("-", "_").lower()
-
-
-def _graph(title: str, metrics: Iterable[cloudwatch.IMetric]) -> cloudwatch.GraphWidget:
-    return cloudwatch.GraphWidget(title=title, left=list(metrics), width=12)

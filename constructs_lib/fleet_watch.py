@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
-from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_elasticloadbalancingv2 as elb
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
+from constructs_lib.alarms import BREACHING, Alarms, graph
 from constructs_lib.fleet_group import FleetGroup
 from constructs_lib.front_door import Entrance
 from constructs_lib.weights import Weights
@@ -58,8 +58,8 @@ class FleetWatch(Construct):
         topic: sns.ITopic,
     ) -> None:
         super().__init__(scope, construct_id)
-        self._topic = topic
         self._namespace, self._fleet = metric_namespace, fleet
+        alarms = Alarms(self, topic)
         in_flight, waiting = self._metric("RequestsInFlight"), self._metric("QueueDepth")
         balancer, targets = door.balancer.metrics, door.targets.metrics
         healthy = targets.healthy_host_count(statistic="Minimum", period=_MINUTE)
@@ -87,37 +87,37 @@ class FleetWatch(Construct):
             period=_MINUTE,
             label="in flight per node, at the maximum of nodes",
         )
-        nobody = self._alarm("NoHealthyNode", healthy, below=1, minutes=2)
-        child = nobody.node.default_child
-        assert isinstance(child, cloudwatch.CfnAlarm)  # noqa: S101  what an Alarm is made of
-        child.cfn_options.condition = weights.present
-        self._alarm("Errors", errors, above=limits.error_percent, minutes=3)
-        self._alarm("Latency", latency, above=limits.latency_seconds, minutes=5)
-        self._alarm("Queue", waiting, above=queue / 2, minutes=3)
+        alarms.below(
+            "NoHealthyNode",
+            healthy,
+            1,
+            periods=2,
+            missing=BREACHING,
+            condition=weights.present,
+        )
+        alarms.above("Errors", errors, limits.error_percent, periods=3)
+        alarms.above("Latency", latency, limits.latency_seconds, periods=5)
+        alarms.above("Queue", waiting, queue / 2, periods=3)
         target = group.machines.requests_in_flight_target
-        self._alarm("CannotGrow", cramped, above=target, minutes=10)
+        alarms.above("CannotGrow", cramped, target, periods=10)
         self.dashboard = cloudwatch.Dashboard(
             self,
             "Dashboard",
             widgets=[
-                [_graph("Requests a minute", requests), _graph("Errors", errors)],
-                [_graph("Time to first byte, p99", latency), _graph("Nodes", healthy, nodes)],
-                [_graph("Requests in flight per node", in_flight), _graph("Waiting", waiting)],
+                [graph("Requests a minute", requests), graph("Errors", errors)],
+                [graph("Time to first byte, p99", latency), graph("Nodes", healthy, nodes)],
+                [graph("Requests in flight per node", in_flight), graph("Waiting", waiting)],
                 [
-                    _graph("Tokens a second", self._metric("TokensPerSecond")),
-                    _graph("Time to first token", self._metric("TimeToFirstToken", "p99")),
+                    graph("Tokens a second", self._metric("TokensPerSecond")),
+                    graph("Time to first token", self._metric("TimeToFirstToken", "p99")),
                 ],
-                [
-                    _graph(
-                        "Memory headroom per node, MiB", self._metric("MemoryHeadroom", "Minimum")
-                    )
-                ],
+                [graph("Memory headroom per node, MiB", self._metric("MemoryHeadroom", "Minimum"))],
             ],
         )
 
     def show(self, title: str, metric: str, statistic: str = "Average") -> None:
         """Put a metric that this innovation's servers publish besides on the dashboard."""
-        self.dashboard.add_widgets(_graph(title, self._metric(metric, statistic)))
+        self.dashboard.add_widgets(graph(title, self._metric(metric, statistic)))
 
     def _metric(self, name: str, statistic: str = "Average") -> cloudwatch.Metric:
         return cloudwatch.Metric(
@@ -127,35 +127,3 @@ class FleetWatch(Construct):
             statistic=statistic,
             period=_MINUTE,
         )
-
-    def _alarm(
-        self,
-        name: str,
-        metric: cloudwatch.IMetric,
-        *,
-        minutes: int,
-        above: float | None = None,
-        below: float | None = None,
-    ) -> cloudwatch.Alarm:
-        operators = cloudwatch.ComparisonOperator
-        alarm = cloudwatch.Alarm(
-            self,
-            name,
-            metric=metric,
-            threshold=above if above is not None else below or 0,
-            comparison_operator=operators.GREATER_THAN_THRESHOLD
-            if above is not None
-            else operators.LESS_THAN_THRESHOLD,
-            evaluation_periods=minutes,
-            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING
-            if above is not None
-            else cloudwatch.TreatMissingData.BREACHING,
-        )
-        notice = actions.SnsAction(self._topic)
-        alarm.add_alarm_action(notice)
-        alarm.add_ok_action(notice)
-        return alarm
-
-
-def _graph(title: str, *metrics: cloudwatch.IMetric) -> cloudwatch.GraphWidget:
-    return cloudwatch.GraphWidget(title=title, left=list(metrics), width=12)

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
-from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
+
+from constructs_lib.alarms import Alarms, graph
 
 _MINUTE = Duration.minutes(1)
 
@@ -53,36 +54,37 @@ class FunctionWatch(Construct):
         topic: sns.ITopic,
     ) -> None:
         super().__init__(scope, construct_id)
-        self._topic, self._namespace, self._model = topic, metric_namespace, model
+        self._namespace, self._model = metric_namespace, model
+        alarms = Alarms(self, topic)
         throttles = function.metric_throttles(period=_MINUTE, statistic="Sum")
         errors = function.metric_errors(period=Duration.minutes(5), statistic="Sum")
         duration = function.metric_duration(period=_MINUTE, statistic="p99")
         left = dead_letters.metric_approximate_number_of_messages_visible(period=_MINUTE)
         share = timeout_seconds * 1000 * limits.duration_share
-        self._alarm("Throttles", throttles, above=0, minutes=2)
-        self._alarm("Errors", errors, above=limits.errors, minutes=1)
-        self._alarm("Duration", duration, above=share, minutes=3)
-        self._alarm("DeadLetters", left, above=0, minutes=1)
+        alarms.above("Throttles", throttles, 0, periods=2)
+        alarms.above("Errors", errors, limits.errors, periods=1)
+        alarms.above("Duration", duration, share, periods=3)
+        alarms.above("DeadLetters", left, 0, periods=1)
         invocations = function.metric_invocations(period=_MINUTE, statistic="Sum")
         self.dashboard = cloudwatch.Dashboard(
             self,
             "Dashboard",
             widgets=[
                 [
-                    _graph("Invocations, throttles, errors", invocations, throttles, errors),
-                    _graph("Duration, p99", duration),
+                    graph("Invocations, throttles, errors", invocations, throttles, errors),
+                    graph("Duration, p99", duration),
                 ],
                 [
-                    _graph("Window occupancy, %", self._figure("WindowOccupancy")),
-                    _graph("Cold starts", self._figure("ColdStart", "Sum")),
+                    graph("Window occupancy, %", self._figure("WindowOccupancy")),
+                    graph("Cold starts", self._figure("ColdStart", "Sum")),
                 ],
                 [
-                    _graph("Memory headroom, MiB", self._figure("MemoryHeadroom", "Minimum")),
-                    _graph("Tokens a second", self._figure("TokensPerSecond")),
+                    graph("Memory headroom, MiB", self._figure("MemoryHeadroom", "Minimum")),
+                    graph("Tokens a second", self._figure("TokensPerSecond")),
                 ],
                 [
-                    _graph("Time to first token, p99", self._figure("TimeToFirstToken", "p99")),
-                    _graph("Cut by the timeout", self._figure("TimedOut", "Sum")),
+                    graph("Time to first token, p99", self._figure("TimeToFirstToken", "p99")),
+                    graph("Cut by the timeout", self._figure("TimedOut", "Sum")),
                 ],
             ],
         )
@@ -95,21 +97,3 @@ class FunctionWatch(Construct):
             statistic=statistic,
             period=_MINUTE,
         )
-
-    def _alarm(self, name: str, metric: cloudwatch.IMetric, *, above: float, minutes: int) -> None:
-        alarm = cloudwatch.Alarm(
-            self,
-            name,
-            metric=metric,
-            threshold=above,
-            comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
-            evaluation_periods=minutes,
-            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
-        )
-        notice = actions.SnsAction(self._topic)
-        alarm.add_alarm_action(notice)
-        alarm.add_ok_action(notice)
-
-
-def _graph(title: str, *metrics: cloudwatch.IMetric) -> cloudwatch.GraphWidget:
-    return cloudwatch.GraphWidget(title=title, left=list(metrics), width=12)

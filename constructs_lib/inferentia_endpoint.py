@@ -6,7 +6,6 @@ from typing import TypeVar
 
 from aws_cdk import CfnResource, Fn
 from aws_cdk import aws_applicationautoscaling as scaling
-from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_sagemaker as sagemaker
 from constructs import Construct
 
@@ -140,7 +139,13 @@ class InferentiaEndpoint(Construct):
             volume_key=site.volume_key,
             metric_namespace=metric_namespace,
         )
-        self.security_group = _security_group(self, site)
+        self.security_group = ClosedGroup(
+            self,
+            "SecurityGroup",
+            vpc=site.vpc,
+            description="Endpoint: HTTPS to AWS; its requests come through SageMaker",
+        )
+        self.security_group.allow_to_aws(site)
         self.alarms = EndpointAlarms(
             self, "Alarms", variant=variant, weights=weights, limits=limits, topic=site.alarm_topic
         )
@@ -295,16 +300,3 @@ def _tracking(
             )
         ),
     )
-
-
-def _security_group(scope: Construct, site: Site) -> ec2.SecurityGroup:
-    group = ClosedGroup(
-        scope,
-        "SecurityGroup",
-        vpc=site.vpc,
-        description="Endpoint: HTTPS to AWS; its requests come through SageMaker",
-    )
-    https = ec2.Port.tcp(443)
-    group.add_egress_rule(site.endpoints, https, "interface endpoints")
-    group.add_egress_rule(ec2.Peer.prefix_list(site.s3_prefix_list), https, "S3 gateway endpoint")
-    return group

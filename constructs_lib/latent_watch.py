@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
-from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
+from constructs_lib.alarms import Alarms, graph
 from constructs_lib.latent_cache import LatentCache
 
 _MINUTE, _FIVE_MINUTES = Duration.minutes(1), Duration.minutes(5)
@@ -57,7 +57,8 @@ class LatentWatch(Construct):
         topic: sns.ITopic,
     ) -> None:
         super().__init__(scope, construct_id)
-        self._topic, self._namespace, self._fleet = topic, namespace, fleet
+        self._namespace, self._fleet = namespace, fleet
+        self._alarms = Alarms(self, topic)
         for number, nodes in enumerate(cache.node_ids, start=1):
             self._watch_shard(f"Shard{number}", nodes, limits)
         hits, misses = self._sum("LatentHits"), self._sum("LatentMisses")
@@ -72,26 +73,26 @@ class LatentWatch(Construct):
             label="hits, % of lookups",
         )
         errors = self._sum("LatentStoreErrors")
-        self._alarm("HitRate", rate, below=limits.hit_percent, periods=12)
-        self._alarm("StoreErrors", errors, above=0, periods=5)
+        self._alarms.below("HitRate", rate, limits.hit_percent, periods=12)
+        self._alarms.above("StoreErrors", errors, 0, periods=5)
         self.dashboard = cloudwatch.Dashboard(
             self,
             "Dashboard",
             widgets=[
-                [_graph("Hit rate", rate), _graph("Lookups", hits, misses)],
+                [graph("Hit rate", rate), graph("Lookups", hits, misses)],
                 [
-                    _graph("Time to first token, hit against miss, p50", *self._first("p50")),
-                    _graph("Time to first token, hit against miss, p99", *self._first("p99")),
+                    graph("Time to first token, hit against miss, p50", *self._first("p50")),
+                    graph("Time to first token, hit against miss, p99", *self._first("p99")),
                 ],
                 [
-                    _graph(
+                    graph(
                         "Bytes saved: latents read in place of computed",
                         self._sum("LatentBytesFetched"),
                         self._sum("LatentBytesStored"),
                     ),
-                    _graph("Tokens not computed again", self._sum("LatentTokensReused")),
+                    graph("Tokens not computed again", self._sum("LatentTokensReused")),
                 ],
-                [_graph("Errors of the store", errors), _graph("Memory, %", *self._memory(cache))],
+                [graph("Errors of the store", errors), graph("Memory, %", *self._memory(cache))],
             ],
         )
 
@@ -100,15 +101,15 @@ class LatentWatch(Construct):
             return _worst([_node(metric, node, statistic) for node in nodes], metric)
 
         memory = worst("DatabaseMemoryUsageCountedForEvictPercentage")
-        self._alarm(f"{name}Memory", memory, above=limits.memory_percent, periods=5)
+        self._alarms.above(f"{name}Memory", memory, limits.memory_percent, periods=5)
         evictions = worst("Evictions", "Sum")
-        self._alarm(f"{name}Evictions", evictions, above=limits.evictions, periods=5)
-        self._alarm(
-            f"{name}Cpu", worst("EngineCPUUtilization"), above=limits.cpu_percent, periods=5
+        self._alarms.above(f"{name}Evictions", evictions, limits.evictions, periods=5)
+        self._alarms.above(
+            f"{name}Cpu", worst("EngineCPUUtilization"), limits.cpu_percent, periods=5
         )
         if len(nodes) > 1:
             lag = worst("ReplicationLag")
-            self._alarm(f"{name}Lag", lag, above=limits.lag_seconds, periods=5)
+            self._alarms.above(f"{name}Lag", lag, limits.lag_seconds, periods=5)
 
     def _memory(self, cache: LatentCache) -> list[cloudwatch.IMetric]:
         metric = "DatabaseMemoryUsagePercentage"
@@ -135,31 +136,6 @@ class LatentWatch(Construct):
             period=_MINUTE,
         )
 
-    def _alarm(
-        self,
-        name: str,
-        metric: cloudwatch.IMetric,
-        *,
-        periods: int,
-        above: float | None = None,
-        below: float | None = None,
-    ) -> None:
-        operators = cloudwatch.ComparisonOperator
-        alarm = cloudwatch.Alarm(
-            self,
-            name,
-            metric=metric,
-            threshold=above if above is not None else below or 0,
-            comparison_operator=operators.GREATER_THAN_THRESHOLD
-            if above is not None
-            else operators.LESS_THAN_THRESHOLD,
-            evaluation_periods=periods,
-            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
-        )
-        notice = actions.SnsAction(self._topic)
-        alarm.add_alarm_action(notice)
-        alarm.add_ok_action(notice)
-
 
 def _node(name: str, node: str, statistic: str) -> cloudwatch.Metric:
     return cloudwatch.Metric(
@@ -184,7 +160,3 @@ def _worst(metrics: list[cloudwatch.Metric], label: str, prefix: str = "m") -> c
     return cloudwatch.MathExpression(
         expression=f"MAX([{', '.join(used)}])", using_metrics=used, period=_MINUTE, label=label
     )
-
-
-def _graph(title: str, *metrics: cloudwatch.IMetric) -> cloudwatch.GraphWidget:
-    return cloudwatch.GraphWidget(title=title, left=list(metrics), width=12)

@@ -55,11 +55,7 @@ class ManagedCapacity(Construct):
             vpc=site.vpc,
             description="Lambda managed instances: HTTPS to AWS",
         )
-        https = ec2.Port.tcp(443)
-        group.add_egress_rule(site.endpoints, https, "interface endpoints")
-        group.add_egress_rule(
-            ec2.Peer.prefix_list(site.s3_prefix_list), https, "S3 gateway endpoint"
-        )
+        group.allow_to_aws(site)
         types = [ec2.InstanceType(name) for name in instances.instance_types]
         self.provider = lambda_.CapacityProvider(
             self,

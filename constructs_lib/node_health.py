@@ -43,8 +43,8 @@ class NodeHealth(Construct):
         theirs = logs.LogGroup.from_log_group_name(self, "Cluster", cluster.log_group_name)
         found = self._count("UnhealthyNodes", theirs, _AGENT)
         failed = self._count("FailedPhases", scripts, _SCRIPTS)
-        watch.alarm("UnhealthyNodes", found, above=0, minutes=1)
-        watch.alarm("FailedPhases", failed, above=0, minutes=1)
+        watch.alarms.above("UnhealthyNodes", found, 0, periods=1)
+        watch.alarms.above("FailedPhases", failed, 0, periods=1)
         watch.show("Findings of HyperPod about nodes", found)
         watch.show("Lifecycle scripts that gave up", failed)
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
-from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_sns as sns
 from constructs import Construct
+
+from constructs_lib.alarms import Alarms, graph
 
 _MINUTE = Duration.minutes(1)
 
@@ -51,64 +52,38 @@ class TrainingWatch(Construct):
         topic: sns.ITopic,
     ) -> None:
         super().__init__(scope, construct_id)
-        self._namespace, self._cluster, self._topic = namespace, cluster, topic
+        self._namespace, self._cluster = namespace, cluster
+        self.alarms = Alarms(self, topic)
         speed, share = self._metric("TokensPerSecond"), self._metric("ModelFlopsUtilization")
         load, norm = self._most("ExpertLoadMaxOverMean"), self._most("GradientNorm")
         dropped, broken = self._most("DroppedTokens"), self._most("NonFiniteSteps")
         age, step = self._most("CheckpointAge"), self._most("Step")
         if limits.tokens_per_second:
-            self.alarm("Speed", speed, below=limits.tokens_per_second, minutes=10)
+            self.alarms.below("Speed", speed, limits.tokens_per_second, periods=10)
         if limits.mfu_percent:
-            self.alarm("Utilization", share, below=limits.mfu_percent, minutes=10)
-        self.alarm("ExpertLoad", load, above=limits.expert_load, minutes=10)
-        self.alarm("GradientNorm", norm, above=limits.gradient_norm, minutes=3)
-        self.alarm("NonFinite", broken, above=0, minutes=1)
-        self.alarm("DroppedTokens", dropped, above=0, minutes=1)
-        self.alarm("CheckpointAge", age, above=limits.checkpoint_seconds, minutes=3)
+            self.alarms.below("Utilization", share, limits.mfu_percent, periods=10)
+        self.alarms.above("ExpertLoad", load, limits.expert_load, periods=10)
+        self.alarms.above("GradientNorm", norm, limits.gradient_norm, periods=3)
+        self.alarms.above("NonFinite", broken, 0, periods=1)
+        self.alarms.above("DroppedTokens", dropped, 0, periods=1)
+        self.alarms.above("CheckpointAge", age, limits.checkpoint_seconds, periods=3)
         self.dashboard = cloudwatch.Dashboard(
             self,
             "Dashboard",
             widgets=[
-                [_graph("Loss, nats a token", self._metric("Loss")), _graph("Step", step)],
-                [_graph("Tokens a second", speed), _graph("Model FLOPs utilization, %", share)],
+                [graph("Loss, nats a token", self._metric("Loss")), graph("Step", step)],
+                [graph("Tokens a second", speed), graph("Model FLOPs utilization, %", share)],
                 [
-                    _graph("Fullest expert, as a multiple of the mean", load),
-                    _graph("Dropped tokens, steps without a finite loss", dropped, broken),
+                    graph("Fullest expert, as a multiple of the mean", load),
+                    graph("Dropped tokens, steps without a finite loss", dropped, broken),
                 ],
-                [_graph("Norm of the gradient", norm), _graph("Age of the checkpoint, s", age)],
+                [graph("Norm of the gradient", norm), graph("Age of the checkpoint, s", age)],
             ],
         )
 
     def show(self, title: str, *metrics: cloudwatch.IMetric) -> None:
         """Add a graph to the dashboard."""
-        self.dashboard.add_widgets(_graph(title, *metrics))
-
-    def alarm(
-        self,
-        name: str,
-        metric: cloudwatch.IMetric,
-        *,
-        minutes: int,
-        above: float | None = None,
-        below: float | None = None,
-    ) -> cloudwatch.Alarm:
-        """Return an alarm that tells the topic of its beginning and its end."""
-        operators = cloudwatch.ComparisonOperator
-        alarm = cloudwatch.Alarm(
-            self,
-            name,
-            metric=metric,
-            threshold=above if above is not None else below or 0,
-            comparison_operator=operators.GREATER_THAN_THRESHOLD
-            if above is not None
-            else operators.LESS_THAN_THRESHOLD,
-            evaluation_periods=minutes,
-            treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
-        )
-        notice = actions.SnsAction(self._topic)
-        alarm.add_alarm_action(notice)
-        alarm.add_ok_action(notice)
-        return alarm
+        self.dashboard.add_widgets(graph(title, *metrics))
 
     def _most(self, name: str) -> cloudwatch.Metric:
         return self._metric(name, "Maximum")
@@ -121,7 +96,3 @@ class TrainingWatch(Construct):
             statistic=statistic,
             period=_MINUTE,
         )
-
-
-def _graph(title: str, *metrics: cloudwatch.IMetric) -> cloudwatch.GraphWidget:
-    return cloudwatch.GraphWidget(title=title, left=list(metrics), width=12)

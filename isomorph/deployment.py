@@ -1,6 +1,5 @@
-"""Bringing an innovation up: wheels, weights, the CDK CLI, and the wait until it answers."""
+"""Bringing an innovation up: wheels, weights, the CDK CLI."""
 
-import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -11,6 +10,7 @@ from config import EnvironmentConfig, Override
 from isomorph import cdk, function_libraries, output, wheelhouse
 from isomorph.environments import Environment, slug_of
 from isomorph.errors import UserError
+from isomorph.fleets import wait_until_served
 from isomorph.paths import state
 from model_code.common import weights
 from model_code.common.errors import WeightsError
@@ -143,65 +143,6 @@ def push_weights(environment: Environment, slug: str, folder: Path) -> str:
     except (ClientError, BotoCoreError) as error:
         raise UserError(f"the weights could not be pushed: {error}") from None
     return pushed
-
-
-def fleets(outputs: Mapping[str, str]) -> dict[str, str]:
-    """Return the Auto Scaling groups that a stack put out, by the names of its fleets."""
-    if "Fleets" in outputs:
-        pairs = [each.partition("=") for each in outputs["Fleets"].split(",")]
-        return {name: group for name, _, group in pairs}
-    return {"fleet": outputs["Fleet"]} if "Fleet" in outputs else {}
-
-
-def wait_until_served(environment: Environment, stack: str, *, seconds: float = 120) -> list[str]:
-    """Wait until as many machines of each fleet are in service as it wants, and return their ids.
-
-    Raises:
-        UserError: not in time, or a machine that gave up; the message has the machine's own words.
-    """
-    groups = fleets(environment.outputs(stack)).values()
-    deadline = time.monotonic() + seconds
-    return [
-        machine
-        for group in groups
-        for machine in _wait_for(environment, stack, group, deadline, seconds)
-    ]
-
-
-def _wait_for(
-    environment: Environment, stack: str, group: str, deadline: float, seconds: float
-) -> list[str]:
-    client = environment.client("autoscaling")
-    while True:
-        with environment.aws_errors():
-            [fleet] = client.describe_auto_scaling_groups(AutoScalingGroupNames=[group])[
-                "AutoScalingGroups"
-            ]
-        served: list[str] = [
-            row["InstanceId"]
-            for row in fleet["Instances"]
-            if row["LifecycleState"] == "InService" and row["HealthStatus"] == "Healthy"
-        ]
-        if fleet["DesiredCapacity"] and len(served) >= fleet["DesiredCapacity"]:
-            return served
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"{environment.stack(stack)}: {len(served)} of {fleet['DesiredCapacity']} machines "
-                f"serve after {seconds:.0f} s; {machines_say(environment, group)}"
-            )
-        time.sleep(0.25)
-
-
-def machines_say(environment: Environment, group: str) -> str:
-    """Return the last machine's own reason for not serving, as far as it can be known from here."""
-    if not environment.embedded:
-        return f"see the instances' system log, and the activity history of {group}"
-    from local_aws import daemon
-
-    running = daemon.status(state())
-    rows = [row for row in running.machines() if row["group"] == group] if running else []
-    reasons = [row["reason"] for row in rows if row["reason"]]
-    return reasons[-1] if reasons else "no machine has given a reason"
 
 
 def ensure_engine(environment: Environment, slug: str, engine: str) -> None:

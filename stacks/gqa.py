@@ -7,7 +7,8 @@ from constructs import Construct
 from pydantic import Field
 
 from stacks.base import Base
-from stacks.fleet import LoadedFleetSettings, decode_fleet
+from stacks.fleet import decode_fleet
+from stacks.fleet_settings import LoadedFleetSettings
 
 
 class GqaSettings(LoadedFleetSettings):

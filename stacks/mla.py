@@ -12,7 +12,8 @@ from constructs_lib import CacheLimits, DataKey, LatentCache, LatentWatch
 from planner import PlanError
 from planner.cache_size import CacheSize
 from stacks.base import Base
-from stacks.fleet import FleetSettings, decode_fleet
+from stacks.fleet import decode_fleet
+from stacks.fleet_settings import FleetSettings
 from stacks.mla_cache import CacheLoad, CacheSettings, size_of
 from stacks.mla_clients import LatentClients
 

@@ -19,7 +19,6 @@ from constructs_lib import (
     ExpertPools,
     ExpertWatch,
     InferentiaEndpoint,
-    Limits,
     Machines,
     ModelArchive,
     Night,
@@ -38,7 +37,7 @@ from stacks.fleet import put_out_weights
 from stacks.moe import MoeSettings
 from stacks.moe_serving_settings import EndpointSettings, PoolSettings, family
 from stacks.moe_serving_size import endpoint_size, volume_gib
-from stacks.wheelhouse import ROOT, python_command, wheelhouse
+from stacks.wheelhouse import ROOT, wheelhouse
 
 SLUG = "moe"
 NAMESPACE = f"Isomorph/{SLUG}"
@@ -100,10 +99,7 @@ class MoeServingStack(Stack):
             site=self._site,
             pools={name: self._variants(name, pool) for name, pool in settings.pools.items()},
             default=settings.first_pool,
-            limits=Limits(
-                latency_seconds=settings.alarm_latency_seconds,
-                error_percent=settings.alarm_error_percent,
-            ),
+            limits=settings.limits,
             code=CodeAsset(self, "Code", root=ROOT, include=model_code_for(SLUG)),
             weights=self._weights,
             session=Duration.minutes(settings.session_minutes),
@@ -188,18 +184,11 @@ class MoeServingStack(Stack):
             **self._expert_settings(),
             **({"ISOMORPH_NEURON_VENV": NEURON_VENV} if neuron else {}),
         }
-        return Server(
+        return settings.server(
             environment=self._base.environment,
             model=self._model,
-            engine=settings.engine,
-            dtype=settings.dtype,
+            python=python,
             quantization="none" if neuron else settings.quantization,
-            python=python_command(python),
-            port=settings.port,
-            slots=settings.slots,
-            context=settings.context,
-            queue=settings.queue,
-            deadline_s=settings.deadline_seconds,
             more=more,
         )
 

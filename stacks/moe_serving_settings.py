@@ -13,9 +13,8 @@ from constructs_lib.expert_pools import MOST_POOLS
 from planner import Architecture, PlanError, resolve
 from planner.experts import check_expert_budget, expert_memory
 from planner.neuron import NEURON_FAMILIES
-from stacks.fleet import certificate_conflicts
+from stacks.fleet_settings import CapacitySettings, ServerSettings, certificate_conflicts
 from stacks.moe_serving_size import endpoint_size, pool_misfit
-from stacks.wheelhouse import HOST
 
 FAMILIES = (*NEURON_FAMILIES, "c7i", "r7i")  # a CPU touches the active experts' bytes alone
 _POOL = re.compile(r"[a-z0-9][a-z0-9-]{0,23}")
@@ -54,7 +53,7 @@ class CanarySettings(Section):
         return None if name is None else _instance_type(name)
 
 
-class PoolSettings(Section):
+class PoolSettings(CapacitySettings):
     """A fleet that keeps the experts of one domain or adapter warm."""
 
     instance_type: str = Field(
@@ -62,12 +61,6 @@ class PoolSettings(Section):
     )
     volume_gib: Count | None = Field(
         default=None, ge=20, le=16384, description="disk of a node; left out, the planner's"
-    )
-    min_capacity: Count = Field(default=1, ge=1, le=1000, description="nodes always there")
-    max_capacity: Count = Field(default=1, ge=1, le=1000, description="nodes at most")
-    warm_pool: Count = Field(default=0, ge=0, le=1000, description="stopped nodes in reserve")
-    requests_in_flight_target: Count = Field(
-        default=6, ge=1, description="requests in flight per node at which another is added"
     )
     canary: CanarySettings | None = Field(default=None, description="a share on other nodes")
 
@@ -176,37 +169,16 @@ class EndpointSettings(Section):
         return most
 
 
-class MoeServingSettings(Section):
+class MoeServingSettings(ServerSettings):
     """Pools behind one load balancer, an endpoint, or both, with the same weights."""
 
     engine: Literal["native"] = Field(
         default="native", description="what decodes: our own code on torch"
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="what it computes in; auto: bfloat16 where the machine has it"
-    )
-    quantization: Literal["none", "int8", "int4"] = Field(
-        default="none", description="what a CPU keeps its matrices in; none: as dtype says"
-    )
-    python: Literal["host", "3.11"] = Field(
-        default="3.11", description="the CPU nodes' Python; host: this machine's"
-    )
     architecture: str | None = Field(
         default=None,
         pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$",
         description="config in config/models that sizes it; left out, as model",
-    )
-    port: Count = Field(default=8080, ge=1024, le=65535, description="where a node listens")
-    slots: Count = Field(default=8, ge=1, le=256, description="requests at work in a node")
-    context: Count = Field(
-        default=2048, ge=64, le=1048576, description="tokens of a request with its answer"
-    )
-    queue: Count = Field(default=64, ge=1, le=100000, description="requests waiting in a node")
-    deadline_seconds: Count = Field(
-        default=60, ge=1, le=3600, description="the longest that a request may take"
-    )
-    boot_minutes: Count = Field(
-        default=15, ge=2, le=60, description="from launch to the first healthy answer, at most"
     )
     expert_mib: Count | None = Field(
         default=None, ge=1, description="memory for experts on a node; left out: all of them"
@@ -224,15 +196,6 @@ class MoeServingSettings(Section):
         default=None, description="pool of requests that name none; left out, the first"
     )
     endpoint: EndpointSettings | None = Field(default=None, description="a SageMaker endpoint")
-    certificate_arn: str | None = Field(
-        default=None, description="ACM certificate of the load balancer; only embedded has none"
-    )
-    alarm_latency_seconds: Amount = Field(
-        default=10, gt=0, description="alarm above this 99th percentile of the time to first byte"
-    )
-    alarm_error_percent: Amount = Field(
-        default=5, ge=0, le=100, description="alarm above this share of 5xx answers"
-    )
     alarm_hit_percent: Amount = Field(
         default=80, ge=0, le=100, description="alarm below this share of experts found in memory"
     )
@@ -292,8 +255,7 @@ class MoeServingSettings(Section):
 
     def conflicts(self, environment: EnvironmentConfig, model: str) -> Iterator[tuple[str, str]]:
         """Yield what is right for one environment or model and wrong for this one."""
-        if self.python == HOST and environment.aws != "embedded":
-            yield "python", "got 'host', which is only for aws: embedded; allowed here: '3.11'"
+        yield from self.python_conflicts(environment)
         if self.pools:
             yield from certificate_conflicts(self.certificate_arn, environment)
         try:

@@ -31,7 +31,8 @@ from planner.planning import resolve
 from planner.sizing import window_fleet, window_function, window_of
 from stacks.base import Base, stack_name
 from stacks.code import model_code_for
-from stacks.fleet import LoadedFleetSettings, decode_fleet
+from stacks.fleet import decode_fleet
+from stacks.fleet_settings import LoadedFleetSettings
 from stacks.wheelhouse import HOST, ROOT, function_libraries
 
 AUTO = "auto"

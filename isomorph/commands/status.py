@@ -4,34 +4,21 @@ from typing import Any
 
 import click
 
-from isomorph import output
+from isomorph import fleets, output
 from isomorph.environments import Environment, load
 from isomorph.errors import UserError
 from isomorph.training.cluster import TrainingCluster
 
 
 def _stack(environment: Environment, stack: str) -> dict[str, Any]:
-    """Return one stack's state, with its fleet's machines if it has a fleet."""
+    """Return one stack's state, with its machines if it has any."""
     described = environment.describe(stack)
     found: dict[str, Any] = {"stack": environment.stack(stack)}
     if described is None:
         return {**found, "status": "not deployed", "outputs": {}}
     found.update(described)
-    if "Fleet" in found["outputs"]:
-        with environment.aws_errors():
-            [group] = environment.client("autoscaling").describe_auto_scaling_groups(
-                AutoScalingGroupNames=[found["outputs"]["Fleet"]]
-            )["AutoScalingGroups"]
-        found["desired"] = group["DesiredCapacity"]
-        found["machines"] = [
-            {
-                "id": row["InstanceId"],
-                "state": row["LifecycleState"],
-                "health": row["HealthStatus"],
-                "zone": row["AvailabilityZone"],
-            }
-            for row in group["Instances"]
-        ]
+    if there := fleets.groups(found["outputs"]):
+        found["fleets"] = {name: _fleet(environment, group) for name, group in there.items()}
     if "ClusterName" in found["outputs"]:
         found["nodes"] = [
             {
@@ -44,6 +31,24 @@ def _stack(environment: Environment, stack: str) -> dict[str, Any]:
             for row in TrainingCluster(environment).nodes()
         ]
     return found
+
+
+def _fleet(environment: Environment, group: str) -> dict[str, Any]:
+    """Return how many machines a fleet wants, and each that it has."""
+    described = fleets.describe(environment, group)
+    return {
+        "group": group,
+        "desired": described["DesiredCapacity"],
+        "machines": [
+            {
+                "id": row["InstanceId"],
+                "state": row["LifecycleState"],
+                "health": row["HealthStatus"],
+                "zone": row["AvailabilityZone"],
+            }
+            for row in described["Instances"]
+        ],
+    }
 
 
 @click.command()
@@ -96,7 +101,12 @@ def _machines(row: dict[str, Any]) -> str:
     if "nodes" in row:
         running = sum(node["state"] == "Running" for node in row["nodes"])
         return f"{running} of {len(row['nodes'])} nodes run"
-    if "machines" not in row:
-        return ""
-    serving = sum(machine["state"] == "InService" for machine in row["machines"])
-    return f"{serving} of {row['desired']} in service"
+    there = row.get("fleets", {})
+    return ", ".join(
+        (f"{name} " if len(there) > 1 else "") + _in_service(fleet) for name, fleet in there.items()
+    )
+
+
+def _in_service(fleet: dict[str, Any]) -> str:
+    serving = sum(machine["state"] == "InService" for machine in fleet["machines"])
+    return f"{serving} of {fleet['desired']} in service"

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from isomorph import cdk, output, samples, terms, trained
+from isomorph import cdk, fleets, output, samples, terms, trained
 from isomorph.ask_halves import answers, ask_halves, halves
 from isomorph.environments import Environment, load, slug_of
 from isomorph.errors import UserError
@@ -67,7 +67,7 @@ def up(slugs: tuple[str, ...], port: int, accept_gemma: bool, json_: bool) -> No
                 deployment.deploy(environment, stack, assembly=assembly)
             if answers(stack):
                 with output.step(f"wait for local/{stack}") as notes:
-                    notes.append(", ".join(deployment.wait_until_served(environment, stack)))
+                    notes.append(", ".join(fleets.wait_until_served(environment, stack)))
         rows = [_row(environment, stack) for stack in chosen]
     except KeyboardInterrupt:
         if began:  # what this command started, it takes away again
@@ -215,11 +215,10 @@ def _row(environment: Environment, stack: str) -> dict[str, Any]:
 
 def _where(environment: Environment, slug: str) -> str:
     """Return the machine and the process that serve."""
-    from isomorph.deployment import fleets
     from local_aws import daemon
 
     outputs = environment.outputs(slug)
-    groups, name = fleets(outputs).values(), outputs.get("Function")
+    groups, name = fleets.groups(outputs).values(), outputs.get("Function")
     running = daemon.status(state())
     if running is None:
         return ""

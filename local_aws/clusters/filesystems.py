@@ -4,7 +4,6 @@ import contextlib
 import logging
 import secrets
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from ministack.core.responses import get_account_id, get_region
 
 from local_aws.clients import client
 from local_aws.operations import Asked, RefusedError
+from local_aws.stepper import Stepper
 
 _PAUSE_S = 0.5
 _SETTLED_S = 1.0  # a file that was written to within that time is not exported yet
@@ -71,18 +71,15 @@ class FileSystems:
         self._endpoint, self._folder = endpoint, folder
         self._systems: dict[str, FileSystem] = {}
         self._links: dict[str, Link] = {}
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="file systems", daemon=True)
+        self._steps = Stepper("file systems", self._step_all, _PAUSE_S)
 
     def start(self) -> None:
         """Begin to import and export."""
-        self._thread.start()
+        self._steps.start()
 
     def stop(self) -> None:
         """End."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
+        self._steps.stop()
 
     def create(self, account: str, region: str, given: dict[str, Any]) -> dict[str, Any]:
         """Make a file system and return its record."""
@@ -177,13 +174,12 @@ class FileSystems:
         wanted = asked.get("AssociationIds") or list(found)
         return {"Associations": [found[name].record for name in wanted]}
 
-    def _run(self) -> None:
-        while not self._stopped.wait(_PAUSE_S):
-            for link in list(self._links.values()):
-                try:
-                    self._step(link)
-                except (BotoCoreError, ClientError, OSError):  # say so, and try again
-                    _log.exception("data repository association %s", link.record["AssociationId"])
+    def _step_all(self) -> None:
+        for link in list(self._links.values()):
+            try:
+                self._step(link)
+            except (BotoCoreError, ClientError, OSError):  # say so, and try again
+                _log.exception("data repository association %s", link.record["AssociationId"])
 
     def _step(self, link: Link) -> None:
         """Bring what is new in the bucket to the folder, and the other way round."""

@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from local_aws.clients import client
 from local_aws.endpoints.container import Container
 from local_aws.endpoints.endpoint import Endpoint
 from local_aws.endpoints.image import Image
+from local_aws.stepper import Stepper
 
 _PAUSE = 0.2
 _log = logging.getLogger(__name__)
@@ -41,18 +41,15 @@ class EndpointRunner:
         self._url, self._folder, self._variables = endpoint, folder, dict(variables)
         self._image = image or Image(folder / "image")
         self._endpoints: dict[Key, Endpoint] = {}
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="endpoints", daemon=True)
+        self._steps = Stepper("endpoints", self._step, _PAUSE)
 
     def start(self) -> None:
         """Begin to play."""
-        self._thread.start()
+        self._steps.start()
 
     def stop(self) -> None:
         """End every container."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=10)
+        self._steps.stop(10)
         for endpoint in list(self._endpoints.values()):
             for container in endpoint.containers():
                 container.stop()
@@ -76,7 +73,7 @@ class EndpointRunner:
         """Delete an endpoint, and return when its containers have ended."""
         endpoint = self._endpoints[key]
         endpoint.deleted = True
-        while key in self._endpoints and self._thread.is_alive():
+        while key in self._endpoints and self._steps.alive:
             time.sleep(0.05)
 
     def container(self, scope: Scope, model: Mapping[str, Any]) -> Container:
@@ -94,15 +91,14 @@ class EndpointRunner:
         folder = self._folder / "containers" / f"{model['ModelName'][:40]}-{uuid.uuid4().hex[:8]}"
         return Container(folder, self._image, model, s3, given)
 
-    def _run(self) -> None:
-        while not self._stopped.wait(_PAUSE):
-            for key, endpoint in list(self._endpoints.items()):
-                try:
-                    endpoint.step()
-                except Exception:  # whatever one step met, the others need theirs
-                    _log.exception("endpoint %s", key[2])
-                if endpoint.deleted:
-                    del self._endpoints[key]
+    def _step(self) -> None:
+        for key, endpoint in list(self._endpoints.items()):
+            try:
+                endpoint.step()
+            except Exception:  # whatever one step met, the others need theirs
+                _log.exception("endpoint %s", key[2])
+            if endpoint.deleted:
+                del self._endpoints[key]
 
     def describe(self) -> list[dict[str, Any]]:
         """Return the containers that live: which endpoint, which process, where it prints to."""

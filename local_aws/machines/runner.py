@@ -5,7 +5,6 @@ runtime) go into packages beside this one.
 """
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from local_aws.machines.cloud import Cloud, Launched
 from local_aws.machines.group import Group
 from local_aws.machines.machine import Machine, free_port
 from local_aws.machines.member import Member
+from local_aws.stepper import Stepper
 
 _PAUSE = 0.25
 _log = logging.getLogger(__name__)
@@ -48,18 +48,15 @@ class Runner:
         self._scopes = scopes
         self._groups: dict[Key, Group] = {}
         self._members: dict[str, Member] = {}
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="machines", daemon=True)
+        self._steps = Stepper("machines", lambda: self._step(self._wanted()), _PAUSE)
 
     def start(self) -> None:
         """Begin to play."""
-        self._thread.start()
+        self._steps.start()
 
     def stop(self) -> None:
         """Pull the plug of every machine."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
+        self._steps.stop()
         for member in self.members():
             for check in member.checks:
                 check.stop()
@@ -80,13 +77,6 @@ class Runner:
     def member(self, instance_id: str) -> Member | None:
         """Return an instance, also one that has failed."""
         return self._members.get(instance_id)
-
-    def _run(self) -> None:
-        while not self._stopped.wait(_PAUSE):
-            try:
-                self._step(self._wanted())
-            except Exception:  # whatever one step met, the machines need the next one
-                _log.exception("a step failed")
 
     def _wanted(self) -> dict[Key, dict[str, Any]]:
         scopes = set(self._scopes()) | {key[:2] for key in self._groups}

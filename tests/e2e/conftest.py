@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from isomorph.environments import Environment
+from isomorph.environments import Environment, load
+from local_aws import daemon
+from local_aws.daemon import Running
 
 ROOT = Path(__file__).resolve().parents[2]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -49,16 +52,39 @@ def published(local: Environment, slug: str, metric: str, statistic: str = "Sum"
     return [float(value) for value in found["MetricDataResults"][0]["Values"]]
 
 
-@pytest.fixture(scope="session")
-def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of commands: no credentials, no other state than the tests'."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_ACCESS", "AWS_SECRET"))}
-    state = str(tmp_path_factory.mktemp("embedded") / "local")
-    os.environ["ISOMORPH_STATE"] = state  # the tests' own calls see it too
-    return {**kept, "ISOMORPH_STATE": state, "NO_COLOR": "1"}
+def eventually(what: Callable[[], Any], seconds: float = 60) -> Any:
+    """Return the first true answer of `what`, or fail after some time."""
+    deadline = time.monotonic() + seconds
+    while not (answer := what()):
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.25)
+    return answer
 
 
-@pytest.fixture(scope="session")
+def bring_up(isomorph: Command, *slugs: str, seconds: float = 280) -> Iterator[dict[str, Any]]:
+    """Yield what `isomorph up SLUG ...` reports; the deployment stays up until the next step."""
+    try:
+        done = isomorph("up", *slugs, "--port", str(free_port()), "--json", timeout=seconds)
+        assert done.returncode == 0, done.stderr
+        yield json.loads(done.stdout)
+    finally:
+        isomorph("down")
+
+
+@pytest.fixture(scope="module")
+def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of commands and of the module's own calls: no credentials, its own state."""
+    patch = pytest.MonkeyPatch()
+    for name in list(os.environ):
+        if name.startswith(("AWS_ACCESS", "AWS_SECRET")):
+            patch.delenv(name)
+    patch.setenv("ISOMORPH_STATE", str(tmp_path_factory.mktemp("embedded") / "local"))
+    patch.setenv("NO_COLOR", "1")
+    yield dict(os.environ)
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
 def isomorph(variables: dict[str, str]) -> Command:
     """Run `isomorph ARGUMENTS` and return what it did."""
 
@@ -72,12 +98,15 @@ def isomorph(variables: dict[str, str]) -> Command:
     return run
 
 
-@pytest.fixture(scope="session")
-def up(isomorph: Command) -> Iterator[dict[str, Any]]:
-    """What `isomorph up` reports; the deployment stays up for the session."""
-    done = isomorph("up", "gqa", "--port", str(free_port()), "--json")
-    try:
-        assert done.returncode == 0, done.stderr
-        yield json.loads(done.stdout)
-    finally:
-        isomorph("down")
+@pytest.fixture(scope="module")
+def local(up: dict[str, Any]) -> Environment:
+    """The deployed environment, as commands see it; a module says with `up` what is in it."""
+    return load("local")
+
+
+@pytest.fixture(scope="module")
+def running(up: dict[str, Any], variables: dict[str, str]) -> Running:
+    """The embedded AWS that it is deployed to."""
+    found = daemon.status(Path(variables["ISOMORPH_STATE"]))
+    assert found is not None
+    return found

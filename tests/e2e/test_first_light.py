@@ -10,11 +10,10 @@ import re
 import shlex
 import signal
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,19 @@ from typing import Any
 import pytest
 
 from isomorph.ask import ask, request_to
-from isomorph.environments import Environment, load
+from isomorph.environments import Environment, slug_of
 from isomorph.errors import UserError
 from local_aws import daemon
 from local_aws.describe import DESCRIBE, NOTHING_TO_SEE, resources
-from tests.e2e.conftest import ROOT, Command
+from tests.e2e.conftest import ROOT, Command, bring_up, eventually
 
 pytestmark = pytest.mark.e2e
 PROMPT = "The capital of France is"
 
 
 @pytest.fixture(scope="module")
-def local(up: dict[str, Any], variables: dict[str, str]) -> Environment:
-    """The deployed environment, as commands see it."""
-    return load("local")
+def up(isomorph: Command) -> Iterator[dict[str, Any]]:
+    yield from bring_up(isomorph, "gqa")
 
 
 def cdk(local: Environment, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -62,15 +60,6 @@ def machines(variables: dict[str, str]) -> list[dict[str, Any]]:
     return [row for row in running.machines() if row["state"] == "InService"]
 
 
-def eventually(what: Callable[[], Any], *, seconds: float = 60) -> Any:
-    """Return the first true answer of `what`, or fail after some time."""
-    deadline = time.monotonic() + seconds
-    while not (answer := what()):
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.25)
-    return answer
-
-
 def test_the_deployed_model_knows_paris(up: dict[str, Any]) -> None:
     [row] = up["innovations"]
     assert (row["innovation"], row["stack"]) == ("gqa", "local-gqa")
@@ -91,7 +80,8 @@ def test_the_readmes_other_innovations_have_tests_of_their_own() -> None:
     files = {path.name: path.read_text() for path in Path(__file__).parent.glob("test_*.py")}
     assert len(up) == 4
     for slug in up:
-        assert any(f'"up", "{slug}"' in text for text in files.values()), slug
+        whole = {f'bring_up(isomorph, "{name}"' for name in (slug, slug_of(slug))}
+        assert any(call in text for text in files.values() for call in whole), slug
 
 
 @pytest.mark.parametrize("line", readme_commands())

@@ -1,23 +1,20 @@
-"""Two nodes share what they computed of a prompt through a cache with TLS and a login.
-
-Runs after test_first_light, whose deployment is down by then; `isomorph up mla` is one of its own.
-"""
+"""Two nodes share what they computed of a prompt through a cache with TLS and a login."""
 
 import json
 import os
 import signal
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from isomorph.environments import Environment, load
-from local_aws import daemon
+from isomorph.environments import Environment
+from local_aws.daemon import Running
 from local_aws.describe import DESCRIBE, NOTHING_TO_SEE, resources
-from tests.e2e.conftest import Command, free_port, published
+from tests.e2e.conftest import Command, bring_up, eventually, published
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 # Real text, longer than several blocks of 64 tokens.
@@ -25,21 +22,19 @@ PROMPT = " ".join((Path(__file__).parents[2] / "LICENSE").read_text().split())[:
 
 
 @pytest.fixture(scope="module")
-def mla(isomorph: Command, variables: dict[str, str]) -> Iterator[Environment]:
+def up(isomorph: Command) -> Iterator[dict[str, Any]]:
     # The first time it trains the model, which takes minutes on a busy machine.
-    done = isomorph("up", "mla", "--port", str(free_port()), "--json", timeout=900)
-    try:
-        assert done.returncode == 0, done.stderr
-        yield load("local")
-    finally:
-        isomorph("down")
+    yield from bring_up(isomorph, "mla", seconds=900)
 
 
 @pytest.fixture(scope="module")
-def nodes(mla: Environment, variables: dict[str, str]) -> list[int]:
+def mla(local: Environment) -> Environment:
+    return local
+
+
+@pytest.fixture(scope="module")
+def nodes(running: Running) -> list[int]:
     """The ports of the two nodes' servers."""
-    running = daemon.status(Path(variables["ISOMORPH_STATE"]))
-    assert running is not None
     found = [row["port"] for row in running.machines() if row["state"] == "InService"]
     assert len(found) == 2
     return found
@@ -61,14 +56,6 @@ def counted(port: int, name: str) -> float:
         lines = answer.read().decode().splitlines()
     [line] = [line for line in lines if line.startswith(f"isomorph_latent_{name}_total ")]
     return float(line.split()[1])
-
-
-def eventually(what: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.25)
-    return found
 
 
 def test_every_resource_of_the_template_is_really_there(mla: Environment) -> None:

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,12 +12,10 @@ from typing import Any
 import pytest
 
 from isomorph.ask import request_to
-from isomorph.environments import Environment, load
-from local_aws import daemon
+from isomorph.environments import Environment
 from local_aws.daemon import Running
 from local_aws.describe import DESCRIBE, NOTHING_TO_SEE, resources
-from tests.e2e.conftest import ROOT, free_port
-from tests.local_aws.conftest import until
+from tests.e2e.conftest import ROOT, Command, bring_up, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(1800)]  # trains at first
 STACK = "moe-serving"
@@ -27,61 +23,43 @@ PROMPT = "def main(arguments):"
 
 
 @pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    patch = pytest.MonkeyPatch()
-    folder = tmp_path_factory.mktemp("moe") / "local"
-    patch.setenv("ISOMORPH_STATE", str(folder))
-    patch.setenv("NO_COLOR", "1")
-    yield folder
-    patch.undo()
+def up(isomorph: Command) -> Iterator[dict[str, Any]]:
+    """The training cluster comes up beside it, as `isomorph up moe` says; it has its own tests."""
+    yield from bring_up(isomorph, "moe", seconds=1500)
 
 
-def isomorph(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "isomorph", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500)
-
-
-@pytest.fixture(scope="module")
-def up(state: Path) -> Iterator[dict[str, Any]]:
-    """This half alone: the other one has its own tests."""
-    done = isomorph("up", "moe-serving", "--port", str(free_port()), "--json")
-    try:
-        assert done.returncode == 0, done.stderr
-        yield json.loads(done.stdout)
-    finally:
-        isomorph("down")
-
-
-@pytest.fixture(scope="module")
-def local(up: dict[str, Any]) -> Environment:
-    return load("local")
-
-
-@pytest.fixture(scope="module")
-def running(state: Path, up: dict[str, Any]) -> Running:
-    found = daemon.status(state)
-    assert found is not None
-    return found
-
-
-def run(*arguments: str) -> dict[str, Any]:
+def run(isomorph: Command, *arguments: str) -> dict[str, Any]:
     done = isomorph("run", "moe", PROMPT, "--max-tokens", "16", "--json", *arguments)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def test_both_halves_come_up_and_say_the_same(up: dict[str, Any]) -> None:
-    [row] = up["innovations"]
-    assert row["stack"] == "local-moe-serving"
+def test_both_stacks_of_moe_come_up_in_one_go(
+    isomorph: Command, up: dict[str, Any], running: Running
+) -> None:
+    training, serving = up["innovations"]
+    assert (training["innovation"], training["stack"]) == ("moe", "local-moe-training")
+    assert (serving["innovation"], serving["stack"]) == ("moe", "local-moe-serving")
+    assert sorted(node["group"] for node in running.nodes()) == ["controller", "workers", "workers"]
+    assert {node["state"] for node in running.nodes()} == {"Running"}
+    said = isomorph("status", "local").stdout
+    assert "3 of 3 nodes run" in said
+    assert "code 1 of 1 in service, prose 1 of 1 in service" in said
+
+
+def test_pools_and_endpoint_answer_and_say_the_same(up: dict[str, Any]) -> None:
+    _, row = up["innovations"]
     assert row["answer"]["text"].strip()
     assert row["endpoint"]["text"] == row["answer"]["text"]
     assert row["runs_in"].count("i-") == 2
     assert "endpoint (pid" in row["runs_in"]
 
 
-def test_run_asks_both_and_shows_which_experts_worked(local: Environment) -> None:
-    said = run()
+def test_run_asks_both_and_shows_which_experts_worked(
+    isomorph: Command, local: Environment
+) -> None:
+    said = run(isomorph)
     assert set(said) == {"pools", "endpoint"}
     assert said["pools"]["text"] == said["endpoint"]["text"]
     assert said["pools"]["pool"] == "code"  # the router's choice for a line of Python
@@ -91,15 +69,17 @@ def test_run_asks_both_and_shows_which_experts_worked(local: Environment) -> Non
         assert all(0 <= int(name) < 16 for visits in layers.values() for name in visits)
 
 
-def test_a_person_is_told_in_words(local: Environment) -> None:
+def test_a_person_is_told_in_words(isomorph: Command, local: Environment) -> None:
     done = isomorph("run", "moe", PROMPT, "--max-tokens", "4", "--on", "endpoint")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(PROMPT)
     assert "visits: layer 1: " in done.stderr
 
 
-def test_a_pool_can_be_asked_for_and_an_unknown_one_is_refused(local: Environment) -> None:
-    assert run("--on", "pools", "--pool", "prose")["pool"] == "prose"
+def test_a_pool_can_be_asked_for_and_an_unknown_one_is_refused(
+    isomorph: Command, local: Environment
+) -> None:
+    assert run(isomorph, "--on", "pools", "--pool", "prose")["pool"] == "prose"
     done = isomorph("run", "moe", PROMPT, "--pool", "math")
     assert done.returncode == 1
     assert "no pool 'math'; local-moe-serving has: code, prose" in done.stderr
@@ -161,20 +141,22 @@ def test_the_endpoint_streams(local: Environment) -> None:
     assert b"".join(parts).rstrip().endswith(b"data: [DONE]")
 
 
-def test_a_killed_endpoint_comes_back(local: Environment, running: Running) -> None:
+def test_a_killed_endpoint_comes_back(
+    isomorph: Command, local: Environment, running: Running
+) -> None:
     [before] = running.containers()
     os.kill(before["pid"], signal.SIGKILL)
-    until(lambda: running.containers()[0]["pid"] != before["pid"], "another process")
+    eventually(lambda: running.containers()[0]["pid"] != before["pid"])
 
     def answers() -> bool:
         return (
             isomorph("run", "moe", PROMPT, "--on", "endpoint", "--max-tokens", "1").returncode == 0
         )
 
-    until(answers, "an answer after SIGKILL", 120)
+    eventually(answers, 120)
 
 
-def test_what_is_wrong_is_told_in_one_line(local: Environment) -> None:
+def test_what_is_wrong_is_told_in_one_line(isomorph: Command, local: Environment) -> None:
     done = isomorph("run", "moe", "x" * 40000, "--on", "endpoint")
     assert done.returncode == 1
     [line] = [line for line in done.stderr.splitlines() if line.strip()]
@@ -183,7 +165,7 @@ def test_what_is_wrong_is_told_in_one_line(local: Environment) -> None:
     assert "local-moe-serving has no function; it has: pools, endpoint" in done.stderr
 
 
-def test_it_is_destroyed_alone(local: Environment, running: Running) -> None:
+def test_it_is_destroyed_alone(isomorph: Command, local: Environment, running: Running) -> None:
     # The last test of the module: it takes away what the others look at.
     done = isomorph("destroy", "local", STACK, "--yes")
     assert done.returncode == 0, done.stderr
@@ -191,3 +173,4 @@ def test_it_is_destroyed_alone(local: Environment, running: Running) -> None:
     assert local.describe("foundation") is not None
     assert running.containers() == []
     assert running.machines() == []
+    assert {node["state"] for node in running.nodes()} == {"Running"}  # the other half's

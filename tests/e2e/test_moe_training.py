@@ -7,51 +7,31 @@ import json
 import os
 import re
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from isomorph.environments import Environment, load
-from local_aws import daemon
+from isomorph.environments import Environment
+from local_aws.daemon import Running
 from local_aws.describe import DESCRIBE, NOTHING_TO_SEE, resources
-from tests.e2e.conftest import Command, free_port
+from tests.e2e.conftest import Command, bring_up, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 STACK = "local-moe-training"
 
 
 @pytest.fixture(scope="module")
-def up(isomorph: Command, variables: dict[str, str]) -> Iterator[dict[str, Any]]:
-    done = isomorph("up", "moe-training", "--port", str(free_port()), "--json", timeout=600)
-    try:
-        assert done.returncode == 0, done.stderr
-        yield json.loads(done.stdout)
-    finally:
-        isomorph("down")
+def up(isomorph: Command) -> Iterator[dict[str, Any]]:
+    """This half alone: test_moe_serving.py brings up both."""
+    yield from bring_up(isomorph, "moe-training", seconds=600)
 
 
 @pytest.fixture(scope="module")
-def local(up: dict[str, Any]) -> Environment:
-    return load("local")
-
-
-@pytest.fixture(scope="module")
-def shared(up: dict[str, Any], variables: dict[str, str]) -> Path:
+def shared(running: Running) -> Path:
     """The file system that all nodes share, seen from a node."""
-    running = daemon.status(Path(variables["ISOMORPH_STATE"]))
-    assert running is not None
     return Path(running.nodes()[0]["folder"]) / "fsx"
-
-
-def eventually(what: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.25)
-    return found
 
 
 def start(isomorph: Command, *words: str) -> int:
@@ -139,11 +119,11 @@ def test_a_killed_rank_a_stop_and_a_second_start_lose_nothing(isomorph, shared) 
     assert again.returncode == 1
     assert f"error: job {job}, long, runs already" in again.stderr
 
-    eventually(lambda: events(log(shared, job), "checkpoint"))
+    eventually(lambda: events(log(shared, job), "checkpoint"), 120)
     os.kill(ranks(shared)[0], signal.SIGKILL)
-    eventually(lambda: len(events(log(shared, job), "start")) == 2)
+    eventually(lambda: len(events(log(shared, job), "start")) == 2, 120)
     before = len(events(log(shared, job), "step"))
-    eventually(lambda: len(events(log(shared, job), "step")) > before)
+    eventually(lambda: len(events(log(shared, job), "step")) > before, 120)
     text = log(shared, job)
     first_after = events(text[text.rindex('{"event": "start"') :], "step")[0]["step"]
     assert first_after - 1 in {event["step"] for event in events(text, "checkpoint")}

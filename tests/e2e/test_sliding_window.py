@@ -1,8 +1,6 @@
 """Both halves of sliding_window on the embedded AWS, with the real Gemma 3 270M."""
 
 import json
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -12,44 +10,23 @@ from typing import Any
 import pytest
 
 from isomorph.ask_function import signed
-from isomorph.environments import Environment, load
+from isomorph.environments import Environment
 from local_aws.describe import DESCRIBE, NOTHING_TO_SEE, resources
-from tests.e2e.conftest import ROOT, free_port, published
+from tests.e2e.conftest import ROOT, Command, bring_up, published
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]  # downloads the first time
 PROMPT = "Water boils at"
 
 
 @pytest.fixture(scope="module")
-def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A state of this module's own. The project's CI accepts Gemma's terms by the variable."""
-    patch = pytest.MonkeyPatch()
-    state = str(tmp_path_factory.mktemp("window") / "local")
-    given = {"ISOMORPH_STATE": state, "ISOMORPH_ACCEPT_GEMMA_TERMS": "1", "NO_COLOR": "1"}
-    for name, value in given.items():
-        patch.setenv(name, value)
-    yield given
-    patch.undo()
-
-
-def isomorph(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "isomorph", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+def variables(variables: dict[str, str]) -> dict[str, str]:
+    """The project's CI accepts Gemma's terms by the variable."""
+    return {**variables, "ISOMORPH_ACCEPT_GEMMA_TERMS": "1"}
 
 
 @pytest.fixture(scope="module")
-def up(variables: dict[str, str]) -> Iterator[dict[str, Any]]:
-    done = isomorph("up", "sliding_window", "--port", str(free_port()), "--json")
-    try:
-        assert done.returncode == 0, done.stderr
-        yield json.loads(done.stdout)
-    finally:
-        isomorph("down")
-
-
-@pytest.fixture(scope="module")
-def local(up: dict[str, Any]) -> Environment:
-    return load("local")
+def up(isomorph: Command) -> Iterator[dict[str, Any]]:
+    yield from bring_up(isomorph, "sliding_window", seconds=900)
 
 
 def test_both_halves_answer_and_say_the_same(up: dict[str, Any]) -> None:
@@ -60,7 +37,9 @@ def test_both_halves_answer_and_say_the_same(up: dict[str, Any]) -> None:
     assert "function (pid" in row["runs_in"]
 
 
-def test_run_asks_both_with_the_same_weights_and_the_text_is_the_same(local: Environment) -> None:
+def test_run_asks_both_with_the_same_weights_and_the_text_is_the_same(
+    isomorph: Command, local: Environment
+) -> None:
     done = isomorph("run", "sliding_window", PROMPT, "--max-tokens", "24", "--json")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
@@ -69,7 +48,7 @@ def test_run_asks_both_with_the_same_weights_and_the_text_is_the_same(local: Env
     assert "100 degrees" in said["fleet"]["text"]
 
 
-def test_one_half_can_be_asked(local: Environment) -> None:
+def test_one_half_can_be_asked(isomorph: Command, local: Environment) -> None:
     done = isomorph("run", "sliding_window", PROMPT, "--on", "function", "--max-tokens", "4")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(PROMPT)
@@ -149,7 +128,7 @@ def test_its_figures_are_in_its_log_group(local: Environment) -> None:
     assert not any(PROMPT in event["message"] for event in events)
 
 
-def test_the_fleets_figures_are_in_cloudwatch(local: Environment) -> None:
+def test_the_fleets_figures_are_in_cloudwatch(isomorph: Command, local: Environment) -> None:
     def seen() -> bool:
         headroom = published(local, "sliding_window", "MemoryHeadroom", "Minimum")
         filled = published(local, "sliding_window", "WindowOccupancy", "Maximum")
@@ -162,11 +141,13 @@ def test_the_fleets_figures_are_in_cloudwatch(local: Environment) -> None:
 
 
 @pytest.mark.timeout(900)  # its machine installs torch
-def test_the_fleet_serves_the_same_weights_with_our_own_engine(local: Environment) -> None:
+def test_the_fleet_serves_the_same_weights_with_our_own_engine(
+    isomorph: Command, local: Environment
+) -> None:
     """Last: the fleet stays with the engine it was told. Both engines read 4-bit numbers alike."""
     asked = ("run", "sliding_window", PROMPT, "--on", "fleet", "--max-tokens", "16", "--json")
     before = json.loads(isomorph(*asked).stdout)
-    done = isomorph(*asked, "--engine", "native")
+    done = isomorph(*asked, "--engine", "native", timeout=600)
     assert done.returncode == 0, done.stderr
     after = json.loads(done.stdout)
     assert (before["engine"], after["engine"]) == ("llama.cpp", "native")

@@ -93,6 +93,13 @@ def test_fails_when_another_model_is_asked_for() -> None:
     assert message == "the model 'gpt-9' is not here; this function has 'tiny'"
 
 
+def test_fails_when_experts_are_asked_for_that_are_not_there() -> None:
+    said = ask(model(Scripted(WORDS)), {"prompt": "hi", "experts": True})
+    assert said["statusCode"] == 400
+    message = said["error"]["message"]
+    assert message == "'experts' is true, and 'tiny' has no routed experts here; leave it out"
+
+
 def test_a_malformed_event_through_http_is_refused_in_http() -> None:
     said = ask(model(Scripted(WORDS)), v2(body="{"))
     assert said["statusCode"] == 400

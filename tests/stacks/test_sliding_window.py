@@ -7,7 +7,7 @@ import pytest
 from tests.cdk_app import literal, only, resources
 
 from config import ConfigError  # isort: skip
-from stacks.fleet import LoadedFleetSettings  # isort: skip
+from stacks.fleet_settings import LoadedFleetSettings  # isort: skip
 from stacks.sliding_window import SlidingWindowSettings, WindowFunctionSettings  # isort: skip
 from tests.stacks.test_gqa import data, env_line  # isort: skip
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from model_code.common.chat import ChatTemplate
-from model_code.common.engine import Engine, Generation, Piece
+from model_code.common.engine import Engine, Piece
 from model_code.common.server.admission import Admission
+from model_code.common.server.asked import generation
 from model_code.common.server.plain_metrics import ServiceMetrics
 from model_code.common.server.problems import LoadingError
-from model_code.common.server.requests import Ask, InvalidRequestError
+from model_code.common.server.requests import Ask
 from model_code.common.server.stops import StopFilter
 
 _POLL_S = 0.05
@@ -85,7 +86,13 @@ class Service:
         """Yield the answer's pieces; close the generator to cancel the work."""
         if self._engine is None:
             raise LoadingError
-        request = self._generation(ask)
+        request = generation(
+            ask,
+            model=self.model,
+            template=self._template,
+            place="server",
+            has_experts=getattr(self._engine, "has_experts", False),
+        )
         async with self.admission.slot() as trace.queued_s:
             self.metrics.queued(trace.queued_s)
             async with (
@@ -94,30 +101,6 @@ class Service:
             ):
                 async for piece in _until_stop(counted, ask.stops):
                     yield piece
-
-    def _generation(self, ask: Ask) -> Generation:
-        if ask.model not in (None, self.model):
-            raise InvalidRequestError(
-                f"the model {ask.model[:100]!r} is not here; this server has {self.model!r}",
-                param="model",
-                status=404,
-            )
-        if ask.experts and not getattr(self._engine, "has_experts", False):
-            raise InvalidRequestError(
-                f"'experts' is true, and {self.model!r} has no routed experts here; leave it out",
-                param="experts",
-            )
-        return Generation(
-            prompt=self._template.prompt(ask.messages) if ask.prompt is None else ask.prompt,
-            max_tokens=ask.max_tokens,
-            temperature=ask.temperature,
-            top_p=ask.top_p,
-            top_k=ask.top_k,
-            min_p=ask.min_p,
-            repetition_penalty=ask.repetition_penalty,
-            seed=ask.seed,
-            experts=ask.experts,
-        )
 
     async def _counted(
         self, pieces: AsyncIterator[Piece], trace: Trace

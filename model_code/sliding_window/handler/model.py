@@ -13,7 +13,8 @@ from model_code.common.chat import ChatTemplate
 from model_code.common.engine import Generation
 from model_code.common.engine.llama_cpp import LlamaCppEngine
 from model_code.common.errors import SettingsError, UserError, WeightsError
-from model_code.common.server.requests import Ask, InvalidRequestError
+from model_code.common.server.asked import generation
+from model_code.common.server.requests import Ask
 from model_code.common.weights import fetch
 
 _MIB = 2**20
@@ -106,22 +107,12 @@ class Model:
 
     def generation(self, ask: Ask) -> Generation:
         """Return what the engine is asked for."""
-        if ask.model not in (None, self.settings.model):
-            raise InvalidRequestError(
-                f"the model {ask.model[:100]!r} is not here; this function has "
-                f"{self.settings.model!r}",
-                param="model",
-                status=404,
-            )
-        return Generation(
-            prompt=self._template.prompt(ask.messages) if ask.prompt is None else ask.prompt,
-            max_tokens=ask.max_tokens,
-            temperature=ask.temperature,
-            top_p=ask.top_p,
-            top_k=ask.top_k,
-            min_p=ask.min_p,
-            repetition_penalty=ask.repetition_penalty,
-            seed=ask.seed,
+        return generation(
+            ask,
+            model=self.settings.model,
+            template=self._template,
+            place="function",
+            has_experts=False,
         )
 
     def headroom_mib(self) -> float:

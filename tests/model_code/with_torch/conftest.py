@@ -1,4 +1,5 @@
-"""Servers of a small model with latent attention, trained here: as nodes run them."""
+"""Small models, and servers of them as nodes run them. torch is imported late: tests are found
+without it."""
 
 import json
 import os
@@ -64,3 +65,32 @@ def start(latent_model: Path, tmp_path: Path) -> Iterator[Start]:
     for process in started:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small mixture of experts, as transformers would keep it."""
+    from tests.model_code.with_torch.mixture import write_folder
+
+    return write_folder(tmp_path_factory.mktemp("whole") / "mixture")
+
+
+@pytest.fixture(scope="module")
+def divided(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, with its experts in a file of their own."""
+    from model_code.moe.experts import layout
+
+    out = tmp_path_factory.mktemp("divided") / "mixture"
+    layout.lay_out(whole, out)
+    return out
+
+
+@pytest.fixture
+def stock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without a compiler."""
+    from model_code.common import kernels
+
+    monkeypatch.setenv("ISOMORPH_KERNELS", "off")
+    kernels.loaded.cache_clear()
+    yield
+    kernels.loaded.cache_clear()

@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,15 +22,6 @@ from model_code.common.quantize import Int4Weight, Int8Weight
 pytestmark = pytest.mark.torch
 SIZES = st.integers(1, 70)
 KINDS = st.sampled_from(["float32", "bfloat16", "int8", "int4"])
-
-
-@pytest.fixture
-def stock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine without a compiler."""
-    monkeypatch.setenv("ISOMORPH_KERNELS", "off")
-    kernels.loaded.cache_clear()
-    yield
-    kernels.loaded.cache_clear()
 
 
 def weight(kind: str, outputs: int, inputs: int) -> tuple[kernels.Weight, torch.Tensor]:

@@ -5,7 +5,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.quantization import BOUNDS, divergence
-from model_code.common import kernels
 from model_code.common.architecture import BITS, SPARSE_BITS_PER_16
 from model_code.common.checkpoint import load_decoder, stored
 from model_code.common.engine.native import NativeEngine
@@ -26,15 +24,6 @@ from tests.model_code.with_torch.families import CONTEXT, logits, pair, random_t
 
 pytestmark = pytest.mark.torch
 SEEDS = st.integers(0, 9)
-
-
-@pytest.fixture
-def stock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine without a compiler."""
-    monkeypatch.setenv("ISOMORPH_KERNELS", "off")
-    kernels.loaded.cache_clear()
-    yield
-    kernels.loaded.cache_clear()
 
 
 @settings(max_examples=30, deadline=None)
