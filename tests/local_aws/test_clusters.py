@@ -1,211 +1,15 @@
-"""A cluster's nodes run our real lifecycle scripts, and then real jobs."""
+"""A cluster's nodes run our real lifecycle scripts."""
 
-import hashlib
-import io
 import json
-import os
-import subprocess
-import zipfile
-from pathlib import Path
-from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
-from local_aws import daemon
-from local_aws.settings import PLUGIN
 from tests.local_aws.clusters import BUCKET, cluster, group, put_scripts
-from tests.local_aws.conftest import Emulator, alive, until
-from tests.local_aws.templates import Template, attribute, ref, resource
+from tests.local_aws.conftest import Emulator, until
+from tests.local_aws.deployment import NAME, Deployment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "model_code" / "moe" / "lifecycle"
-NAME = "local-moe-000000"
-# What stands for the trainer: it notes what it was started with, and ends as it is told.
-TRAINER = """
-import argparse, json, os, pathlib, signal, sys, time
-words = argparse.ArgumentParser()
-for name in ("config", "data", "checkpoints", "steps", "checkpoint-every", "seed"):
-    words.add_argument("--" + name)
-given = words.parse_args()
-folder = pathlib.Path(given.checkpoints)
-folder.mkdir(parents=True, exist_ok=True)
-signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), os._exit(0)))
-rank = os.environ.get("SLURM_PROCID")
-(folder / f"rank-{rank}.json").write_text(json.dumps([os.getpid(), vars(given), dict(os.environ)]))
-print(f"rank {rank} of {os.environ['SLURM_NTASKS']} on {os.environ['SLURMD_NODENAME']}", flush=True)
-assert list(pathlib.Path(given.data).glob("*.tokens")), "no shards"
-if given.config == "fails":
-    sys.exit("train: it fails")
-time.sleep(float(given.steps))
-"""
-# In the place of torch's: it starts the module that it is given, once.
-LAUNCHER = """
-import runpy, sys
-at = sys.argv.index("-m")
-sys.argv = sys.argv[at + 1:]
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-"""
-SHARDS = """
-import pathlib, sys
-out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
-out.mkdir(parents=True)
-(out / "train-00000.tokens").write_bytes(b"1")
-print("sharded", [pathlib.Path(word).name for word in sys.argv[1:sys.argv.index("--out")]])
-"""
-
-
-def zipped(files: dict[str, str]) -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return made.getvalue()
-
-
-def code(**changed: str) -> bytes:
-    files = {
-        f"model_code/moe/lifecycle/{path.name}": path.read_text() for path in SCRIPTS.glob("*.sh")
-    }
-    inside = ("model_code", "model_code/moe", "model_code/moe/train", "torch", "torch/distributed")
-    files |= {f"{name}/__init__.py": "" for name in inside}
-    return zipped(
-        {
-            **files,
-            "model_code/moe/train/requirements.txt": "",
-            "model_code/moe/train/__main__.py": TRAINER,
-            "model_code/moe/train/shards.py": SHARDS,
-            "torch/distributed/run.py": LAUNCHER,
-            **changed,
-        }
-    )
-
-
-def pip_alone() -> bytes:
-    """A wheelhouse with nothing to install: a pip that does nothing."""
-    return zipped({"pip-0-py3-none-any.whl/pip/__main__.py": "", "requirements-native.txt": ""})
-
-
-class Deployment:
-    """A stack with a cluster, as the project's own has one."""
-
-    def __init__(self, emulator: Emulator, name: str = NAME, **changed: str) -> None:
-        self.emulator, self.name, self.code = emulator, name, code(**changed)
-        self.wheels = pip_alone()
-        self.settings: dict[str, Any] = {
-            "environment": "local", "region": "us-east-1", "cluster": name, "model": "tiny-moe",
-            "metric_namespace": "Isomorph/moe-training", "parameter": f"/{name}/training",
-            "code": f"s3://{BUCKET}/{name}/code.zip", "python": "python3",
-            "code_sha256": hashlib.sha256(self.code).hexdigest(),
-            "wheelhouse": f"s3://{BUCKET}/{name}/wheels.zip",
-            "wheelhouse_sha256": hashlib.sha256(self.wheels).hexdigest(),
-            "groups": {
-                "controller": {"role": "controller", "partition": "controller", "devices": 1},
-                "workers": {"role": "workers", "partition": "dev", "devices": 1},
-            },
-        }  # fmt: skip
-        self.scripts = {path.name: path.read_text() for path in SCRIPTS.glob("*.sh")}
-        self.workers = 2
-
-    def template(self, uri: str) -> Template:
-        made = cluster(self.name, group("controller", uri), group("workers", uri, self.workers))
-        lustre = {"dns_name": "${Lustre.DNSName}", "mount_name": "${Lustre.LustreMountName}"}
-        told = {"log_group": "${Logs}", "data_bucket": "${Data}",
-                "lustre": {**lustre, "mount_path": "/fsx"}}  # fmt: skip
-        events = {"Events": ["NEW", "CHANGED", "DELETED"]}
-        made["Resources"] |= {
-            "Logs": resource("Logs::LogGroup", LogGroupName=f"/{self.name}"),
-            "Data": resource("S3::Bucket"),
-            "Lustre": resource("FSx::FileSystem", FileSystemType="LUSTRE"),
-            "Link": resource(
-                "FSx::DataRepositoryAssociation",
-                FileSystemId=ref("Lustre"),
-                FileSystemPath="/data",
-                DataRepositoryPath={"Fn::Sub": "s3://${Data}/data/"},
-                S3={"AutoImportPolicy": events, "AutoExportPolicy": events},
-            ),
-            "Told": resource(
-                "SSM::Parameter",
-                Name=self.settings["parameter"],
-                Type="String",
-                Value={"Fn::Sub": json.dumps(told)},
-            ),
-        }
-        made["Resources"]["Cluster"]["DependsOn"] = ["Told", "Logs"]
-        made["Outputs"] = {
-            "Arn": {"Value": attribute("Cluster", "ClusterArn")},
-            "Data": {"Value": ref("Data")},
-        }
-        return made
-
-    def put(self) -> str:
-        s3 = self.emulator.client("s3")
-        s3.create_bucket(Bucket=BUCKET)
-        s3.put_object(Bucket=BUCKET, Key=f"{self.name}/code.zip", Body=self.code)
-        s3.put_object(Bucket=BUCKET, Key=f"{self.name}/wheels.zip", Body=self.wheels)
-        files = {**self.scripts, "settings.json": json.dumps(self.settings)}
-        return put_scripts(self.emulator, f"lifecycle/{self.name}", files)
-
-    def create(self) -> str:
-        self.emulator.begin(self.name, self.template(self.put()))
-        return self.emulator.settled(self.name, 120)
-
-    def nodes(self) -> list[dict[str, Any]]:
-        found = self.emulator.running.nodes()
-        return [row for row in found if row["cluster"] == self.name]
-
-    def node(self, wanted: str) -> Path:
-        return next(Path(row["folder"]) for row in self.nodes() if row["group"] == wanted)
-
-    def run(self, command: str, *, group: str = "controller", cli: bool = False) -> str:
-        """Run a command on a node through Session Manager, and return what it printed."""
-        sagemaker = self.emulator.client("sagemaker")
-        arn = sagemaker.describe_cluster(ClusterName=self.name)["ClusterArn"]
-        rows = sagemaker.list_cluster_nodes(ClusterName=self.name)["ClusterNodeSummaries"]
-        node = next(row["InstanceId"] for row in rows if row["InstanceGroupName"] == group)
-        asked = {
-            "Target": f"sagemaker-cluster:{arn.rpartition('/')[2]}_{group}-{node}",
-            "DocumentName": "AWS-StartNonInteractiveCommand",
-            "Parameters": {"command": [command]},
-        }
-        if cli:
-            words = [str(daemon.AWS_CLI), "ssm", "start-session", "--cli-input-json"]
-            words.append(json.dumps(asked))
-        else:  # what the CLI starts, a second sooner
-            session = self.emulator.client("ssm").start_session(**asked)
-            words = [str(PLUGIN), json.dumps(session, default=str)]
-        done = subprocess.run(
-            words,
-            env={**os.environ, **daemon.environment(self.emulator.running)},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
-        return done.stdout.split("\n", 2)[2].rpartition("\n\nExiting session")[0]
-
-    def job(self, *words: str) -> list[dict[str, Any]]:
-        script = "/opt/isomorph/code/model_code/moe/lifecycle/job.sh"
-        said = self.run(f"bash -c 'bash \"$ISOMORPH_ROOT{script}\" {' '.join(words)}'")
-        try:
-            return [json.loads(line) for line in said.splitlines() if line]
-        except ValueError:
-            return [{"said": said}]
-
-    def submit(self, name: str, *, steps: str, config: str = "tiny", nodes: int = 2) -> int:
-        words = {
-            **{"CONFIG": config, "STEPS": steps, "DATA": "text", "TEXTS": "0", "VOCABULARY": "512"},
-            **{"HELD_OUT": "0", "RANKS": "1", "RESTARTS": "0", "CHECKPOINT_EVERY": "5"},
-            **{"EXPERT_PARALLEL": "0", "BATCH": "0", "SEED": "0", "PEAK_TFLOPS": "0"},
-        }
-        given = [f"JOB_{key}={value}" for key, value in words.items()]
-        [job] = self.job("start", name, str(nodes), *given)
-        return int(job.get("job", 0)) or pytest.fail(str(job))
-
-    def state(self, job: int) -> str:
-        [row] = [row for row in self.job("status") if row["job"] == job]
-        return str(row["state"])
 
 
 @pytest.fixture(scope="module")
@@ -229,21 +33,6 @@ def test_nodes_are_listed_with_their_state(deployed):
     assert mine["ClusterArn"] == found["ClusterArn"]
     node = sagemaker.describe_cluster_node(ClusterName=NAME, NodeId=rows[0]["InstanceId"])
     assert node["NodeDetails"]["InstanceGroupName"] == "controller"
-
-
-def test_the_scripts_did_what_each_kind_of_node_needs(deployed):
-    controller, worker = deployed.node("controller"), deployed.node("workers")
-    assert "Include" in (controller / "opt/slurm/etc/slurm.conf").read_text()
-    assert (worker / "opt/isomorph/venv/bin/python").exists()
-    assert not (controller / "opt/isomorph/venv").exists()
-    unit = (worker / "etc/systemd/system/slurmd.service").read_text()
-    assert "--conf-server 127." in unit
-    assert not (controller / "etc/systemd/system/slurmd.service").exists()
-    assert "@tcp:/" in (worker / "proc/mounts").read_text()
-    assert (worker / "fsx/checkpoints").samefile(controller / "fsx/checkpoints")
-    assert deployed.run("bash -c sinfo", cli=True).splitlines()[1:] == [
-        f"dev {row['name']} idle" for row in deployed.nodes() if row["group"] == "workers"
-    ]
 
 
 def test_every_phase_is_marked_in_cloudwatch(deployed):
@@ -278,7 +67,7 @@ def test_the_scripts_run_again_without_harm(deployed):
         assert "code is there already" in said
         assert {path: (root / path).read_bytes() for path in before} == before
         assert (root / "opt/isomorph/code").stat().st_ino == inode
-    assert len(deployed.run("bash -c sinfo").splitlines()) == 3
+    assert len(deployed.sinfo()) == 2
 
 
 def test_what_is_put_into_the_bucket_is_in_the_file_system_and_back(deployed):
@@ -299,65 +88,6 @@ def test_what_is_put_into_the_bucket_is_in_the_file_system_and_back(deployed):
     until(there, "the export")
     s3.delete_object(Bucket=bucket, Key="data/other/text/one.txt")
     until(lambda: not file.exists(), "the removal")
-
-
-def test_a_job_runs_on_both_nodes_and_is_done(deployed):
-    job = deployed.submit("short", steps="0.1")
-    until(lambda: deployed.state(job) == "done", "the end of the job", 30)
-    [log] = deployed.job("logs", str(job), "0")
-    assert log["state"] == "done"
-    lines = log["text"].splitlines()
-    assert lines[0] == "sharded []"
-    assert sorted(line.partition(" on ")[0] for line in lines[1:]) == ["rank 0 of 2", "rank 1 of 2"]
-    assert deployed.job("logs", str(job), str(log["next"]))[0]["text"] == ""
-    ranks = sorted((deployed.node("workers") / "fsx/checkpoints/short").glob("rank-*"))
-    roots = {json.loads(path.read_text())[2]["ISOMORPH_ROOT"] for path in ranks}
-    assert roots == {row["folder"] for row in deployed.nodes() if row["group"] == "workers"}
-
-
-def test_a_job_that_fails_says_so(deployed):
-    job = deployed.submit("failing", steps="0", config="fails")
-    until(lambda: deployed.state(job) == "failed", "the end of the job", 30)
-    [log] = deployed.job("logs", str(job), "0")
-    assert "train: it fails" in log["text"]
-
-
-def test_a_running_job_is_not_started_again_and_is_stopped(deployed):
-    job = deployed.submit("long", steps="600")
-    ranks = deployed.node("workers") / "fsx/checkpoints/long"
-    until(lambda: len(list(ranks.glob("rank-*.json"))) == 2, "the ranks", 30)
-    [said] = deployed.job("start", "long", "2", "JOB_STEPS=1")
-    assert said["said"].startswith(f"isomorph: job {job}, long, runs already")
-    assert deployed.job("stop", str(job)) == [{"job": job}]
-    until(lambda: deployed.state(job) == "stopped", "the end of the job", 30)
-    [log] = deployed.job("logs", str(job), "0")
-    assert log["text"].count("saved") == 2
-    pids = [json.loads(path.read_text())[0] for path in ranks.glob("rank-*.json")]
-    until(lambda: not any(map(alive, pids)), "the end of the ranks")
-    assert "does not run: it is stopped" in deployed.job("stop", str(job))[0]["said"]
-
-
-def test_jobs_wait_for_nodes(deployed):
-    first = deployed.submit("first", steps="600", nodes=1)
-    second = deployed.submit("second", steps="0", nodes=2)
-    assert deployed.state(second) == "pending"
-    deployed.job("stop", str(first))
-    until(lambda: deployed.state(second) == "done", "the second job", 30)
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("logs", "99", "0"), "there is no job 99 on local-moe-000000"),
-        (("logs", "x", "0"), "'x' is no job's number"),
-        (("start", "name", "2", "JOB_STEPS=1;ls"), "is not NAME=VALUE"),
-        (("start", "name", "9", "JOB_STEPS=1"), "Slurm refuses the job: sbatch: error: Node count"),
-        (("dance",), "'dance' is not a word of job.sh"),
-    ],
-)
-def test_a_job_that_cannot_be(deployed, words, said):
-    quoted = [f'"{word}"' for word in words]
-    assert said in deployed.job(*quoted)[0]["said"]
 
 
 def test_a_script_that_fails_rolls_the_stack_back_with_its_own_words(emulator):
@@ -409,31 +139,3 @@ def test_a_session_is_for_one_command_of_one_node(deployed):
     target = f"sagemaker-cluster:{arn.rpartition('/')[2]}_{row['group']}-{row['id']}"
     with pytest.raises(ClientError, match="InvalidDocument"):
         ssm.start_session(Target=target, DocumentName="SSM-SessionManagerRunShell")
-
-
-def test_a_group_grows_and_shrinks(deployed):
-    deployed.workers = 3
-    uri = f"s3://{BUCKET}/lifecycle/{NAME}"
-    before = {row["id"] for row in deployed.nodes()}
-    deployed.emulator.begin(NAME, deployed.template(uri), update=True)
-    assert deployed.emulator.settled(NAME, 120) == "UPDATE_COMPLETE"
-    assert before < {row["id"] for row in deployed.nodes()}
-    until(lambda: len(deployed.run("bash -c sinfo").splitlines()) == 4, "the third worker")
-    deployed.workers = 2
-    assert deployed.emulator.update(NAME, deployed.template(uri)) == "UPDATE_COMPLETE"
-    assert {row["id"] for row in deployed.nodes()} == before
-
-
-def test_deleting_the_stack_ends_every_process_of_its_nodes(deployed):
-    deployed.submit("left", steps="600")
-    ranks = deployed.node("workers") / "fsx/checkpoints/left"
-    until(lambda: len(list(ranks.glob("rank-*.json"))) == 2, "the ranks", 30)
-    pids = [json.loads(path.read_text())[0] for path in ranks.glob("rank-*.json")]
-    pids += [int((Path(row["folder"]) / "run/init.pid").read_text()) for row in deployed.nodes()]
-    s3 = deployed.emulator.client("s3")
-    for found in s3.list_buckets()["Buckets"]:
-        for row in s3.list_objects_v2(Bucket=found["Name"]).get("Contents", []):
-            if found["Name"] != BUCKET:
-                s3.delete_object(Bucket=found["Name"], Key=row["Key"])
-    assert deployed.emulator.delete(NAME) == "DELETE_COMPLETE", deployed.emulator.failure(NAME)
-    until(lambda: not any(map(alive, pids)), "the end of all processes")
