@@ -49,6 +49,9 @@ class Held(Protocol):
     def ended(self, pid: int) -> bool:
         """Tell whether a process has ended that must not."""
 
+    def close(self) -> None:
+        """Let end what has something to write down first; all else is killed after this."""
+
 
 class Controller:
     """munged and slurmctld, and the slurm.conf that other nodes ask for."""
@@ -79,6 +82,11 @@ class Controller:
     def ended(self, pid: int) -> bool:
         """Tell whether one of the two daemons has ended."""
         return pid in [each.pid for each in (self._munged, self._slurmctld) if each]
+
+    def close(self) -> None:
+        """Let slurmctld write down the jobs: it does so every few seconds, and at its end."""
+        if self._slurmctld is not None:
+            _end(self._slurmctld, patience=3)
 
 
 class Node:
@@ -113,15 +121,18 @@ class Node:
         """Tell whether slurmd has ended."""
         return self._slurmd is not None and pid == self._slurmd.pid
 
+    def close(self) -> None:
+        """What runs on a node dies with it."""
+
 
 def _start(name: str, *words: str) -> Process:
     return subprocess.Popen([str(root() / "bin" / name), *words], stdin=subprocess.DEVNULL)  # noqa: S603
 
 
-def _end(process: Process) -> None:
+def _end(process: Process, patience: float = 10) -> None:
     process.terminate()
     try:
-        process.wait(timeout=10)
+        process.wait(timeout=patience)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -129,7 +140,7 @@ def _end(process: Process) -> None:
 
 def _start_munged() -> Process:
     """Start the cluster's munged, with a key that was made for this cluster alone."""
-    folder = spool()
+    folder = spool().resolve()  # a socket's path must be short
     key, listening = folder / "munge.key", folder / "munge.socket"
     if not key.exists():
         with open(key, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
@@ -152,6 +163,7 @@ def warden(held: Held) -> int:
     while True:
         held.step()
         if orders.select(timeout=_PAUSE_S) and not os.read(0, 4096):
+            held.close()
             return 0
         while pid := _reaped():
             if held.ended(pid):

@@ -6,8 +6,9 @@ ROOT="${ISOMORPH_ROOT:-}"
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 MOST_BYTES=24000 # of a log in one answer: Session Manager cuts what is much longer
 
+exec 3>&1 # what a $(...) around a function must not swallow
 fail() {
-  echo "isomorph: $1"
+  echo "isomorph: $1" >&3
   exit 1
 }
 
@@ -78,12 +79,12 @@ PYTHON
 }
 
 status() {
-  local file id
+  local file id now
   for file in "$JOBS"/*.json; do
     [ -f "$file" ] || continue
     id="$(basename "$file" .json)"
-    python3 -c 'import json, sys; print(json.dumps(json.load(open(sys.argv[1])) | {"state": sys.argv[2]}))' \
-      "$file" "$(state "$id")"
+    now="$(state "$id")"
+    python3 -c 'import json, sys; print(json.dumps(json.load(open(sys.argv[1])) | {"state": sys.argv[2]}))' "$file" "$now"
   done
 }
 
