@@ -5,6 +5,7 @@ and downloads the distribution's own packages into a folder of ours, and they ar
 """
 
 import argparse
+import fcntl
 import os
 import re
 import shutil
@@ -98,21 +99,25 @@ def install(folder: Path = FOLDER) -> Slurm:
                 f"does (Debian: apt-get install slurm-wlm), or leave it to the stand-in"
             )
     folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = _unpacked(folder / "root") or _unpack(folder)
+    if found is None:
+        raise EmulatorError(f"Slurm from {', '.join(_PACKAGES)} does not start on this machine")
+    return found
+
+
+def _unpack(folder: Path) -> Slurm | None:
     with tempfile.TemporaryDirectory(dir=folder) as name:
         made = Path(name)
+        (made / "root").mkdir()
         archives = _download(made)
         for archive in archives:
             _run(["dpkg-deb", "--extract", str(archive), str(made / "root")], "unpack Slurm")
-        (made / "packages").write_text("".join(f"{each.stem}\n" for each in archives))
-        if _unpacked(made / "root") is None:
-            raise EmulatorError(f"Slurm from {', '.join(_PACKAGES)} does not start here")
         shutil.rmtree(folder / "root", ignore_errors=True)
-        (made / "packages").replace(folder / "packages")
         (made / "root").replace(folder / "root")
-    unpacked = _unpacked(folder / "root")
-    if unpacked is None:
-        raise EmulatorError(f"Slurm in {folder} was removed in the meantime")
-    return unpacked
+        (folder / "packages").write_text("".join(f"{each.stem}\n" for each in archives))
+    return _unpacked(folder / "root")
 
 
 def _download(folder: Path) -> list[Path]:

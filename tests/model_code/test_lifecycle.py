@@ -1,7 +1,9 @@
 """The lifecycle scripts where things go wrong, and where they run again."""
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -187,6 +189,29 @@ def test_the_controller_keeps_accounts_with_a_password_that_nobody_sees(controll
 def test_the_controller_waits_for_its_slurm_conf(controller):
     (controller.root / "opt/slurm/etc/slurm.conf").write_text("SlurmctldHost=other(10.0.0.9)\n")
     assert "does not name this controller, 10.0.0.1, after 1 s" in controller.fails()
+
+
+def test_the_controller_keeps_the_scheduler_parameters_that_hyperpod_chose(controller):
+    with (controller.root / "opt/slurm/etc/slurm.conf").open("a") as file:
+        file.write("SchedulerParameters=defer,max_rpc_cnt=9\n")
+    for _ in range(2):
+        assert controller.run().returncode == 0
+    lines = controller.text("opt/slurm/etc/isomorph.conf").splitlines()
+    assert "SchedulerParameters=defer,max_rpc_cnt=9,nohold_on_prolog_fail" in lines
+    assert "EnforcePartLimits=ALL" in lines
+
+
+def test_the_prolog_needs_no_variable_of_its_caller(worker):
+    assert worker.run().returncode == 0
+    prolog = worker.root / "opt/slurm/etc/prolog.sh"
+    assert os.access(prolog, os.X_OK)
+
+    def code() -> int:  # Slurm hands over its own variables alone, not even a PATH
+        return subprocess.run([str(prolog)], env={"SLURM_JOB_ID": "1"}, check=False).returncode
+
+    assert code() == 0
+    (worker.root / "opt/isomorph/venv/bin/python").unlink()
+    assert code() == 1
 
 
 def test_on_eks_a_node_is_only_checked(worker):
