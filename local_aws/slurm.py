@@ -55,8 +55,8 @@ class Slurm:
         return _libraries(self.root) if self.root else ""
 
     def fits(self, folder: Path) -> bool:
-        """Tell whether slurm.conf can name paths in a folder."""
-        return _PLAIN.fullmatch(str(folder)) is not None
+        """Tell whether slurm.conf can name paths in a folder, and in that of temporary files."""
+        return all(_PLAIN.fullmatch(str(each)) for each in (folder, tempfile.gettempdir()))
 
 
 def find() -> Slurm | None:
@@ -155,7 +155,7 @@ def _installed() -> Slurm | None:
 
 
 def _unpacked(root: Path) -> Slurm | None:
-    programs = {}
+    programs: dict[str, Path] = {}
     for name in (*_DAEMONS, *COMMANDS):
         for place in _PLACES:
             # Debian's daemons get their plain names when they are installed.

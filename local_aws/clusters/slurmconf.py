@@ -135,7 +135,7 @@ def _daemons(head: "Node", slurm: Slurm, spool: Path) -> list[str]:
         "SelectType": "select/cons_tres",
         "SelectTypeParameters": "CR_Core",
         "SlurmdParameters": "config_overrides",  # every node has all of the host's processors
-        "ReturnToService": 2,
+        "ReturnToService": 1,
         "DebugFlags": "NO_CONF_HASH",  # each node's copy has its own paths
         "TaskProlog": head.folder / "bin/slurm-task-prolog",
     }

@@ -46,8 +46,11 @@ sys.argv = sys.argv[at + 1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 SHARDS = """
-import pathlib, sys
+import os, pathlib, sys, time
 out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+if out.name.startswith("slow"):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
 out.mkdir(parents=True)
 (out / "train-00000.tokens").write_bytes(b"1")
 print("sharded", [pathlib.Path(word).name for word in sys.argv[1:sys.argv.index("--out")]])
@@ -200,9 +203,11 @@ class Deployment:
         """Return how many nodes wait for jobs."""
         return sum(line.endswith(" idle") for line in self.sinfo())
 
-    def submit(self, name: str, *, steps: str, config: str = "tiny", nodes: int = 2) -> int:
+    def submit(
+        self, name: str, *, steps: str, config: str = "tiny", nodes: int = 2, data: str = "text"
+    ) -> int:
         words = {
-            **{"CONFIG": config, "STEPS": steps, "DATA": "text", "TEXTS": "0", "VOCABULARY": "512"},
+            **{"CONFIG": config, "STEPS": steps, "DATA": data, "TEXTS": "0", "VOCABULARY": "512"},
             **{"HELD_OUT": "0", "RANKS": "1", "RESTARTS": "0", "CHECKPOINT_EVERY": "5"},
             **{"EXPERT_PARALLEL": "0", "BATCH": "0", "SEED": "0", "PEAK_TFLOPS": "0"},
         }

@@ -64,6 +64,8 @@ def test_the_scripts_did_what_each_kind_of_node_needs(deployed):
 def test_a_job_runs_on_both_nodes_and_is_done(deployed):
     job = deployed.submit("short", steps="0.1")
     until(lambda: deployed.state(job) == "done", "the end of the job", 30)
+    [row] = [row for row in deployed.job("status") if row["job"] == job]
+    assert row["slurm"] == deployed.nodes()[0]["slurm"]
     [log] = deployed.job("logs", str(job), "0")
     assert log["state"] == "done"
     lines = log["text"].splitlines()
@@ -100,30 +102,36 @@ def test_a_running_job_is_not_started_again_and_is_stopped(deployed):
 def test_jobs_wait_for_nodes(deployed):
     first = deployed.submit("first", steps="600", nodes=1)
     second = deployed.submit("second", steps="0", nodes=2)
-    assert deployed.state(second) == "pending"
+    third = deployed.submit("third", steps="0", nodes=2)
+    assert [deployed.state(second), deployed.state(third)] == ["pending", "pending"]
+    deployed.job("stop", str(third))
+    assert deployed.state(third) == "stopped"
     deployed.job("stop", str(first))
     until(lambda: deployed.state(second) == "done", "the second job", 30)
 
 
 @on_slurm
-def test_the_job_says_which_slurm_has_it(deployed):
-    job = deployed.submit("named", steps="0", nodes=1)
-    until(lambda: deployed.state(job) == "done", "the end of the job", 30)
-    [row] = [row for row in deployed.job("status") if row["job"] == job]
-    versions = {row["slurm"], *(node["slurm"] for node in deployed.nodes())}
-    assert len(versions) == 1
-    assert re.fullmatch(r"slurm-wlm \d+\.\d+\.\d+", versions.pop())
+def test_the_nodes_say_which_slurm_they_have(deployed):
+    [version] = {row["slurm"] for row in deployed.nodes()}
+    assert re.fullmatch(r"slurm-wlm \d+\.\d+\.\d+", version)
+
+
+def test_a_job_is_stopped_while_it_makes_its_shards(deployed):
+    job = deployed.submit("sharding", steps="0", nodes=1, data="slow")
+    pid = until(lambda: deployed.job("logs", str(job), "0")[0]["text"].strip(), "the shards", 30)
+    assert deployed.job("stop", str(job)) == [{"job": job}]
+    until(lambda: deployed.state(job) == "stopped", "the end of the job")
+    until(lambda: not alive(int(pid)), "the end of what makes shards")
 
 
 @on_slurm
-def test_a_job_that_is_put_back_goes_on_and_was_never_ended_in_between(deployed):
+def test_a_job_whose_node_is_lost_goes_on_elsewhere_and_was_never_ended_in_between(deployed):
     job = deployed.submit("again", steps="600", nodes=1)
     noted = deployed.node("workers") / "fsx/checkpoints/again/rank-0.json"
-    [pid, _, first] = json.loads(
-        until(lambda: noted.exists() and noted.read_text(), "the rank", 30)
-    )
+    first = json.loads(until(lambda: noted.exists() and noted.read_text(), "the rank", 30))[2]
     noted.unlink()
-    deployed.run(f"scontrol requeue {job}")
+    lost = first["SLURMD_NODENAME"]
+    deployed.run(f"scontrol update NodeName={lost} State=DOWN Reason=lost")
     seen = set()
 
     def runs_again() -> bool:
@@ -132,9 +140,10 @@ def test_a_job_that_is_put_back_goes_on_and_was_never_ended_in_between(deployed)
 
     until(runs_again, "the second begin", 60)
     assert seen <= {"running", "pending"}
-    [_, _, second] = json.loads(until(noted.read_text, "the rank"))
-    assert (first.get("SLURM_RESTART_COUNT"), second["SLURM_RESTART_COUNT"]) == (None, "1")
-    until(lambda: not alive(pid), "the end of the first rank")
+    second = json.loads(until(noted.read_text, "the rank"))[2]
+    assert second["SLURMD_NODENAME"] != lost
+    assert ("SLURM_RESTART_COUNT" in first, second["SLURM_RESTART_COUNT"]) == (False, "1")
+    deployed.run(f"scontrol update NodeName={lost} State=RESUME")
     deployed.job("stop", str(job))
     until(lambda: deployed.state(job) == "stopped", "the end of the job", 30)
 
@@ -158,9 +167,8 @@ def test_a_slurm_that_does_not_answer_is_no_lost_job(deployed):
     job = deployed.submit("alone", steps="600", nodes=1)
     until(lambda: deployed.state(job) == "running", "the begin of the job", 30)
     deployed.run("systemctl stop slurmctld")
-    for words in (("status",), ("stop", str(job)), ("start", "other", "1", "JOB_STEPS=1")):
-        [said] = deployed.job(*words)[-1:]
-        assert "isomorph: Slurm does not answer: slurm_load_jobs error: " in said["said"]
+    [said] = deployed.job("status")[-1:]
+    assert "isomorph: Slurm does not answer: slurm_load_jobs error: " in said["said"]
     deployed.run("systemctl start slurmctld")
     until(lambda: "said" not in deployed.job("status")[0], "the controller's return")
     assert deployed.state(job) == "running"
@@ -217,9 +225,10 @@ def test_deleting_the_stack_ends_every_process_of_its_nodes(deployed):
 @on_slurm
 def test_an_embedded_aws_that_was_killed_leaves_no_daemon_and_no_spool(emulator):
     again = Deployment(emulator, "local-moe-000001")
+    again.workers = 1
     assert again.create() == "CREATE_COMPLETE", emulator.failure(again.name)
-    until(lambda: again.up() == 2, "the nodes in Slurm")
-    job = again.submit("left", steps="600")
+    until(lambda: again.up() == 1, "the node in Slurm")
+    job = again.submit("left", steps="600", nodes=1)
     until(lambda: again.state(job) == "running", "the begin of the job", 30)
     spool = (Path(again.nodes()[0]["folder"]).parent / "spool").resolve()
     pids = descendants(emulator.running.pid)

@@ -223,6 +223,21 @@ def test_on_eks_a_node_is_only_checked(worker):
     assert not worker.calls("systemctl")
 
 
+@pytest.mark.parametrize("words", [("start", "run", "1", "JOB_STEPS=1"), ("logs", "7", "0"),
+                                   ("stop", "7"), ("status",)])  # fmt: skip
+def test_slurm_being_away_is_said_and_is_no_state_of_a_job(controller, words):
+    assert controller.run().returncode == 0
+    (controller.root / "fsx/jobs/7.json").write_text('{"job": 7}')
+    controller.program("squeue", "#!/bin/bash\necho 'slurm_load_jobs error: away' >&2; exit 1\n")
+    env = {"PATH": f"{controller.root}/bin:/usr/bin:/bin", "ISOMORPH_ROOT": str(controller.root)}
+    done = subprocess.run(
+        ["bash", str(SCRIPTS / "job.sh"), *words], env=env, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout == "isomorph: Slurm does not answer: slurm_load_jobs error: away\n"
+
+
 def test_the_readme_lists_every_script_and_every_call_of_aws():
     rows = (SCRIPTS / "README.md").read_text().splitlines()
     table = {name: row for row in rows for name in re.findall(r"^\| `([a-z_]+\.sh)`", row)}
