@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from local_aws.caches.server import kill_leftovers as kill_servers
+from local_aws.clusters import spool
 from local_aws.endpoints.container import kill_leftovers as kill_containers
 from local_aws.errors import EmulatorError
 from local_aws.machines.machine import AWS_CLI, kill_leftovers
@@ -237,6 +238,7 @@ def _remove_state(settings: Settings) -> None:
         raise EmulatorError(f"{folder} holds other files than the embedded AWS's: choose another")
     for machines in (settings.instances_dir, *settings.clusters_dir.glob("*/")):
         kill_leftovers(machines)
+        spool.remove(machines)
     kill_servers(settings.caches_dir)
     kill_containers(settings.endpoints_dir)
     shutil.rmtree(folder, ignore_errors=True)

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from local_aws.caches.server import kill_leftovers as kill_servers
+from local_aws.clusters import spool
 from local_aws.endpoints.container import kill_leftovers as kill_containers
 from local_aws.machines.machine import kill_leftovers
 from local_aws.settings import ACCOUNT, HOST, REGION, Settings
@@ -74,6 +75,7 @@ def clear(settings: Settings) -> None:
     """Remove all machines and caches, also those of an embedded AWS that was killed here."""
     for machines in (settings.instances_dir, *settings.clusters_dir.glob("*/")):
         kill_leftovers(machines)
+        spool.remove(machines)
     kill_servers(settings.caches_dir)
     kill_containers(settings.endpoints_dir)
     for folder in (

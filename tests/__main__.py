@@ -26,6 +26,7 @@ PARTS: dict[str, list[str]] = {
     "types": [str(BIN / "mypy"), "--native-parser", *TYPED],
     "shell": ["bash", "-c", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck"],
     "wheelhouses": [sys.executable, "-m", "isomorph", "wheelhouses"],
+    "slurm": [sys.executable, "-m", "local_aws.slurm", "install"],
     "unit": [*PYTEST, *BOTH_CORES, "-m", "not torch and not slow and not gates and not e2e"],
     "slow": [*PYTEST, "-m", "slow and not torch and not e2e"],
     "torch": [*PYTEST, *BOTH_CORES, "-m", "torch and not e2e"],

@@ -53,6 +53,7 @@ def start(slug: str, name: str, json_: bool, **given: object) -> None:
         output.as_json(started.job)
         return
     output.say(
-        f"job {started.job['job']}, {started.job['name']}, on {started.job['nodes']} nodes; "
+        f"job {started.job['job']}, {started.job['name']}, on {started.job['nodes']} nodes, by "
+        f"{started.job.get('slurm', 'Slurm')}; "
         f"see it with `isomorph logs moe --env {name} --follow`"
     )

@@ -91,7 +91,7 @@ def _runs(environment: Environment, slug: str, *, json_: bool) -> None:
     if json_:
         output.as_json(jobs)
         return
-    columns = ["job", "name", "state", "config", "steps", "nodes", "begun"]
+    columns = ["job", "name", "state", "config", "steps", "nodes", "slurm", "begun"]
     rows = [tuple(str(job.get(column, "")) for column in columns) for job in jobs]
     output.table(columns, rows)
 

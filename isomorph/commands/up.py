@@ -237,4 +237,5 @@ def _where(environment: Environment, slug: str) -> str:
     ]
     nodes = [row for row in running.nodes() if row["cluster"] == outputs.get("ClusterName")]
     places += [f"{row['group']} {row['name']} ({row['state'].lower()})" for row in nodes]
+    places += [f"jobs by {nodes[0]['slurm']}"] if nodes else []
     return ", ".join(places)

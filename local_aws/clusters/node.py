@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local_aws.clusters import slurm
+from local_aws.clusters import slurm as image
+from local_aws.clusters import slurmconf
 from local_aws.machines.machine import Machine, free_port
+from local_aws.slurm import Slurm
 
 SCRIPTS = "opt/ml/lifecycle"  # where the files of SourceS3Uri are put; AWS does not tell where
 RESOURCES = "opt/ml/config/resource_config.json"
-_PYTHON = '#!/bin/sh\nexec "$ISOMORPH_ROOT/bin/python3" -EsSB -c '
-_IMPORT = 'import os, sys; sys.path.insert(0, os.environ["ISOMORPH_ROOT"] + "/sbin"); '
-_COMMANDS = ("sbatch", "squeue", "scancel", "srun", "scontrol", "sinfo")
 # The commands that a lifecycle script needs a kernel or root for.
 _MOUNT = """#!/bin/sh
 # mount -t lustre [-o OPTIONS] DNS@tcp:/NAME PATH: the folder that plays the file system.
@@ -59,6 +58,16 @@ class Node:
     def instance_id(self) -> str:
         """Such as i-0123456789abcdef0."""
         return self.machine.instance_id
+
+    @property
+    def folder(self) -> Path:
+        """Its root folder."""
+        return self.machine.folder
+
+    @property
+    def port(self) -> int:
+        """Where Slurm's daemon listens, if it is the real one: all nodes share one host."""
+        return self.machine.port
 
     @property
     def status(self) -> str:
@@ -142,19 +151,10 @@ class Node:
         path.write_text("\n".join([lines.rstrip(), *kept]) + "\n")
 
 
-def programs(name: str, address: str) -> dict[str, str]:
+def programs(name: str, address: str, slurm: Slurm | None) -> dict[str, str]:
     """Return the commands of a node that this host lacks, or may not be asked for."""
-    commands = {
-        each: f'{_PYTHON}\'{_IMPORT}from slurm.commands import main; sys.exit(main("{each}", '
-        f'sys.argv[1:]))\' "$@"\n'
-        for each in _COMMANDS
-    }
     return {
-        **commands,
-        "slurmctld": f"{_PYTHON}'{_IMPORT}from slurm.controller import run; run()'\n",
-        "slurmd": f"{_PYTHON}'{_IMPORT}from slurm.daemon import run; run()'\n".replace(
-            "exec ", f"export SLURMD_NODENAME={name}\nexec ", 1
-        ),
+        **slurmconf.programs(name, slurm),
         "hostname": f'#!/bin/sh\ncase "$1" in -I) echo {address} ;; *) echo {name} ;; esac\n',
         "modprobe": "#!/bin/sh\n# mount plays the modules' part\n",
         "mount": _MOUNT,
@@ -171,6 +171,7 @@ def make(
     address: str,
     launched: float,
     environment: Mapping[str, str],
+    slurm: Slurm | None,
 ) -> Node:
     """Return a node that has not been booted."""
     entry = properties["LifeCycleConfig"].get("OnCreate") or ""
@@ -180,7 +181,7 @@ def make(
         port=free_port(),
         user_data=f'#!/bin/bash\ncd "$ISOMORPH_ROOT/{SCRIPTS}" && exec bash "./{entry}"\n',
         environment=environment,
-        programs=programs(name, address),
-        packages=(Path(slurm.__file__).parent,),
+        programs=programs(name, address, slurm),
+        packages=(Path(image.__file__).parent,),
     )
     return Node(machine, group, properties, name, address, launched)

@@ -15,8 +15,11 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from local_aws.clients import client
+from local_aws.clusters import spool
 from local_aws.clusters.filesystems import FileSystems
 from local_aws.clusters.node import SCRIPTS, Node, make
+from local_aws.clusters.slurmconf import slurm_conf
+from local_aws.slurm import Slurm, find
 
 _PATIENCE_S = 900.0
 _PAUSE_S = 0.1
@@ -41,6 +44,7 @@ class Cluster:
         number: Which network of the loopback addresses its nodes are in.
         properties: As the template has them.
         folder: With a folder for each node.
+        slurm: What runs its jobs, or None for the stand-in.
     """
 
     account: str
@@ -49,6 +53,7 @@ class Cluster:
     number: int
     properties: Mapping[str, Any]
     folder: Path
+    slurm: Slurm | None = None
     status: str = "Creating"
     failure: str = ""
     created: float = field(default_factory=time.time)
@@ -118,6 +123,7 @@ class Clusters:
     ) -> None:
         self._endpoint, self._folder, self._variables = endpoint, folder, dict(variables)
         self._file_systems = file_systems
+        self._slurm = find()
         self._clusters: dict[str, Cluster] = {}
         self._lock = threading.Lock()
 
@@ -148,11 +154,11 @@ class Clusters:
         with self._lock:
             used = {cluster.number for cluster in self.all()}
             number = next(each for each in range(1, 255) if each not in used)
-            cluster = Cluster(
-                account, region, identity, number, properties, self._folder / identity
-            )
+            folder = self._folder / identity
+            slurm = self._slurm if self._slurm and self._slurm.fits(folder) else None
+            cluster = Cluster(account, region, identity, number, properties, folder, slurm)
             self._clusters[cluster.arn] = cluster
-        (cluster.folder / "spool").mkdir(parents=True)
+        spool.make(cluster.folder, sockets=slurm is not None)
         self._logs(cluster, "create_log_group", logGroupName=cluster.log_group)
         try:
             self._fill(cluster)
@@ -182,6 +188,7 @@ class Clusters:
         for node in cluster.nodes:
             self._end(node, keep_console=keep_consoles)
         self._clusters.pop(cluster.arn, None)
+        spool.remove(cluster.folder)
         if not keep_consoles:
             shutil.rmtree(cluster.folder, ignore_errors=True)
 
@@ -201,6 +208,7 @@ class Clusters:
                 "name": node.name,
                 "address": node.address,
                 "state": node.status,
+                "slurm": cluster.slurm.version if cluster.slurm else "a stand-in for Slurm",
                 "reason": node.reason() if node.status == "Failure" else None,
                 "folder": str(node.machine.folder),
                 "console": str(node.machine.folder / "console.log"),
@@ -248,6 +256,7 @@ class Clusters:
             name=f"ip-{address.replace('.', '-')}",
             address=address,
             launched=time.time(),
+            slurm=cluster.slurm,
             environment={
                 **self._variables,
                 "AWS_ENDPOINT_URL": self._endpoint,
@@ -280,7 +289,8 @@ class Clusters:
                 for row in cluster.properties["InstanceGroups"]
             ],
         }
-        conf = _slurm_conf(cluster)
+        meeting = (cluster.folder / "spool").resolve()
+        conf = slurm_conf(cluster.name, cluster.nodes, cluster.slurm, meeting)
         for node in cluster.nodes:
             node.write_resources(config)
             if node.slurm_type == "Controller":
@@ -364,24 +374,3 @@ def _refuse(properties: Mapping[str, Any]) -> None:
             raise ClusterError(
                 f"{row['InstanceGroupName']} has no OnCreate, the one that is played"
             )
-
-
-def _slurm_conf(cluster: Cluster) -> str:
-    """Return slurm.conf: the controller, the nodes that compute, their partitions."""
-    head = next((node for node in cluster.nodes if node.slurm_type == "Controller"), None)
-    lines = [f"ClusterName={cluster.name}"]
-    if head:
-        lines.append(f"SlurmctldHost={head.name}({head.address})")
-    parts: dict[str, list[str]] = {}
-    for node in cluster.nodes:
-        if node.slurm_type != "Compute":
-            continue
-        lines.append(f"NodeName={node.name} NodeAddr={node.address} State=UNKNOWN")
-        for name in (node.properties.get("SlurmConfig") or {}).get("PartitionNames") or ["dev"]:
-            parts.setdefault(name, []).append(node.name)
-    for number, (name, names) in enumerate(parts.items()):
-        default = "YES" if number == 0 else "NO"
-        lines.append(
-            f"PartitionName={name} Nodes={','.join(names)} Default={default} MaxTime=INFINITE"
-        )
-    return "\n".join(lines)

@@ -1,11 +1,13 @@
 """A cluster is deployed, its nodes set themselves up, and two of them train a mixture of experts.
 
-Real CDK CLI, the deployed lifecycle scripts, wheels and code; the text is Python's own reference.
+Real CDK CLI, the deployed lifecycle scripts, wheels and code, and Debian's Slurm, wherever its
+packages are; the text is Python's own reference.
 """
 
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from isomorph.environments import Environment
+from local_aws import slurm
 from local_aws.daemon import Running
 from local_aws.describe import DESCRIBE, NOTHING_TO_SEE, resources
 from tests.e2e.conftest import Command, bring_up, eventually
@@ -23,7 +26,14 @@ STACK = "local-moe-training"
 
 
 @pytest.fixture(scope="module")
-def up(isomorph: Command) -> Iterator[dict[str, Any]]:
+def scheduler() -> str:
+    """What runs the jobs: the stand-in only where neither Slurm nor Debian's packages are."""
+    found = slurm.find() or (slurm.install() if shutil.which("apt-get") else None)
+    return found.version if found else "a stand-in for Slurm"
+
+
+@pytest.fixture(scope="module")
+def up(isomorph: Command, scheduler: str) -> Iterator[dict[str, Any]]:
     """This half alone: test_moe_serving.py brings up both."""
     yield from bring_up(isomorph, "moe-training", seconds=600)
 
@@ -64,7 +74,7 @@ def ranks(shared: Path) -> list[int]:
     return found
 
 
-def test_up_deploys_the_cluster_and_all_its_nodes_run(up, isomorph) -> None:
+def test_up_deploys_the_cluster_and_all_its_nodes_run(up, isomorph, scheduler) -> None:
     [row] = up["innovations"]
     assert (row["innovation"], row["stack"]) == ("moe", STACK)
     assert re.findall(r"(\w+) ip-[\d-]+ \(running\)", row["runs_in"]) == [
@@ -72,6 +82,7 @@ def test_up_deploys_the_cluster_and_all_its_nodes_run(up, isomorph) -> None:
         "workers",
         "workers",
     ]
+    assert row["runs_in"].endswith(f", jobs by {scheduler}")
     assert "3 of 3 nodes run" in isomorph("status", "local").stdout
 
 
@@ -90,7 +101,7 @@ def test_the_nodes_told_cloudwatch_how_they_were_set_up(local: Environment) -> N
     assert ended.count(("controller", "slurm")) == 1
 
 
-def test_a_run_trains_on_two_nodes_and_is_done(local, isomorph, shared) -> None:
+def test_a_run_trains_on_two_nodes_and_is_done(local, isomorph, shared, scheduler) -> None:
     job = start(isomorph, "--steps", "12")
     done = isomorph("logs", "moe", "--env", "local", "--job", str(job), "--follow")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -102,6 +113,7 @@ def test_a_run_trains_on_two_nodes_and_is_done(local, isomorph, shared) -> None:
     assert events(done.stdout, "step")[-1]["dropped_tokens"] == 0
     [state] = json.loads(isomorph("status", "local", "moe", "--json").stdout)
     assert (state["job"], state["state"], state["nodes"]) == (job, "done", 2)
+    assert state["slurm"] == scheduler
     url = local.outputs("moe-training")["CheckpointUrl"]
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
 

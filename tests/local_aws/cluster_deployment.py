@@ -1,4 +1,4 @@
-"""A cluster as the project's own stack has one: its scripts, and code that stands for ours."""
+"""A stack with a cluster whose nodes run our real lifecycle scripts, and a stand-in for torch."""
 
 import hashlib
 import io
@@ -17,7 +17,8 @@ from tests.local_aws.clusters import BUCKET, cluster, group, put_scripts
 from tests.local_aws.conftest import Emulator
 from tests.local_aws.templates import Template, attribute, ref, resource
 
-SCRIPTS = Path(__file__).parents[2] / "model_code" / "moe" / "lifecycle"
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "model_code" / "moe" / "lifecycle"
 NAME = "local-moe-000000"
 # What stands for the trainer: it notes what it was started with, and ends as it is told.
 TRAINER = """
@@ -45,8 +46,11 @@ sys.argv = sys.argv[at + 1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 SHARDS = """
-import pathlib, sys
+import os, pathlib, sys, time
 out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+if out.name.startswith("slow"):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
 out.mkdir(parents=True)
 (out / "train-00000.tokens").write_bytes(b"1")
 print("sharded", [pathlib.Path(word).name for word in sys.argv[1:sys.argv.index("--out")]])
@@ -190,9 +194,20 @@ class Deployment:
         except ValueError:
             return [{"said": said}]
 
-    def submit(self, name: str, *, steps: str, config: str = "tiny", nodes: int = 2) -> int:
+    def sinfo(self, *, cli: bool = False) -> list[str]:
+        """Return a line for each node in Slurm: partition, name, state."""
+        said = self.run("bash -c 'sinfo --Node --noheader --format \"%P %N %T\"'", cli=cli)
+        return sorted(line.strip() for line in said.splitlines() if line)
+
+    def up(self) -> int:
+        """Return how many nodes wait for jobs."""
+        return sum(line.endswith(" idle") for line in self.sinfo())
+
+    def submit(
+        self, name: str, *, steps: str, config: str = "tiny", nodes: int = 2, data: str = "text"
+    ) -> int:
         words = {
-            **{"CONFIG": config, "STEPS": steps, "DATA": "text", "TEXTS": "0", "VOCABULARY": "512"},
+            **{"CONFIG": config, "STEPS": steps, "DATA": data, "TEXTS": "0", "VOCABULARY": "512"},
             **{"HELD_OUT": "0", "RANKS": "1", "RESTARTS": "0", "CHECKPOINT_EVERY": "5"},
             **{"EXPERT_PARALLEL": "0", "BATCH": "0", "SEED": "0", "PEAK_TFLOPS": "0"},
         }

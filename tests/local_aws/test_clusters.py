@@ -1,14 +1,13 @@
-"""A cluster's nodes run our real lifecycle scripts, and then real jobs."""
+"""A cluster's nodes run our real lifecycle scripts."""
 
 import json
-from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
 
 from tests.local_aws.cluster_deployment import NAME, Deployment
 from tests.local_aws.clusters import BUCKET, cluster, group, put_scripts
-from tests.local_aws.conftest import Emulator, alive, until
+from tests.local_aws.conftest import Emulator, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -34,21 +33,6 @@ def test_nodes_are_listed_with_their_state(deployed):
     assert mine["ClusterArn"] == found["ClusterArn"]
     node = sagemaker.describe_cluster_node(ClusterName=NAME, NodeId=rows[0]["InstanceId"])
     assert node["NodeDetails"]["InstanceGroupName"] == "controller"
-
-
-def test_the_scripts_did_what_each_kind_of_node_needs(deployed):
-    controller, worker = deployed.node("controller"), deployed.node("workers")
-    assert "Include" in (controller / "opt/slurm/etc/slurm.conf").read_text()
-    assert (worker / "opt/isomorph/venv/bin/python").exists()
-    assert not (controller / "opt/isomorph/venv").exists()
-    unit = (worker / "etc/systemd/system/slurmd.service").read_text()
-    assert "--conf-server 127." in unit
-    assert not (controller / "etc/systemd/system/slurmd.service").exists()
-    assert "@tcp:/" in (worker / "proc/mounts").read_text()
-    assert (worker / "fsx/checkpoints").samefile(controller / "fsx/checkpoints")
-    assert deployed.run("bash -c sinfo", cli=True).splitlines()[1:] == [
-        f"dev {row['name']} idle" for row in deployed.nodes() if row["group"] == "workers"
-    ]
 
 
 def test_every_phase_is_marked_in_cloudwatch(deployed):
@@ -83,7 +67,7 @@ def test_the_scripts_run_again_without_harm(deployed):
         assert "code is there already" in said
         assert {path: (root / path).read_bytes() for path in before} == before
         assert (root / "opt/isomorph/code").stat().st_ino == inode
-    assert len(deployed.run("bash -c sinfo").splitlines()) == 3
+    assert len(deployed.sinfo()) == 2
 
 
 def test_what_is_put_into_the_bucket_is_in_the_file_system_and_back(deployed):
@@ -104,65 +88,6 @@ def test_what_is_put_into_the_bucket_is_in_the_file_system_and_back(deployed):
     until(there, "the export")
     s3.delete_object(Bucket=bucket, Key="data/other/text/one.txt")
     until(lambda: not file.exists(), "the removal")
-
-
-def test_a_job_runs_on_both_nodes_and_is_done(deployed):
-    job = deployed.submit("short", steps="0.1")
-    until(lambda: deployed.state(job) == "done", "the end of the job", 30)
-    [log] = deployed.job("logs", str(job), "0")
-    assert log["state"] == "done"
-    lines = log["text"].splitlines()
-    assert lines[0] == "sharded []"
-    assert sorted(line.partition(" on ")[0] for line in lines[1:]) == ["rank 0 of 2", "rank 1 of 2"]
-    assert deployed.job("logs", str(job), str(log["next"]))[0]["text"] == ""
-    ranks = sorted((deployed.node("workers") / "fsx/checkpoints/short").glob("rank-*"))
-    roots = {json.loads(path.read_text())[2]["ISOMORPH_ROOT"] for path in ranks}
-    assert roots == {row["folder"] for row in deployed.nodes() if row["group"] == "workers"}
-
-
-def test_a_job_that_fails_says_so(deployed):
-    job = deployed.submit("failing", steps="0", config="fails")
-    until(lambda: deployed.state(job) == "failed", "the end of the job", 30)
-    [log] = deployed.job("logs", str(job), "0")
-    assert "train: it fails" in log["text"]
-
-
-def test_a_running_job_is_not_started_again_and_is_stopped(deployed):
-    job = deployed.submit("long", steps="600")
-    ranks = deployed.node("workers") / "fsx/checkpoints/long"
-    until(lambda: len(list(ranks.glob("rank-*.json"))) == 2, "the ranks", 30)
-    [said] = deployed.job("start", "long", "2", "JOB_STEPS=1")
-    assert said["said"].startswith(f"isomorph: job {job}, long, runs already")
-    assert deployed.job("stop", str(job)) == [{"job": job}]
-    until(lambda: deployed.state(job) == "stopped", "the end of the job", 30)
-    [log] = deployed.job("logs", str(job), "0")
-    assert log["text"].count("saved") == 2
-    pids = [json.loads(path.read_text())[0] for path in ranks.glob("rank-*.json")]
-    until(lambda: not any(map(alive, pids)), "the end of the ranks")
-    assert "does not run: it is stopped" in deployed.job("stop", str(job))[0]["said"]
-
-
-def test_jobs_wait_for_nodes(deployed):
-    first = deployed.submit("first", steps="600", nodes=1)
-    second = deployed.submit("second", steps="0", nodes=2)
-    assert deployed.state(second) == "pending"
-    deployed.job("stop", str(first))
-    until(lambda: deployed.state(second) == "done", "the second job", 30)
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("logs", "99", "0"), "there is no job 99 on local-moe-000000"),
-        (("logs", "x", "0"), "'x' is no job's number"),
-        (("start", "name", "2", "JOB_STEPS=1;ls"), "is not NAME=VALUE"),
-        (("start", "name", "9", "JOB_STEPS=1"), "Slurm refuses the job: sbatch: error: Node count"),
-        (("dance",), "'dance' is not a word of job.sh"),
-    ],
-)
-def test_a_job_that_cannot_be(deployed, words, said):
-    quoted = [f'"{word}"' for word in words]
-    assert said in deployed.job(*quoted)[0]["said"]
 
 
 def test_a_script_that_fails_rolls_the_stack_back_with_its_own_words(emulator):
@@ -214,31 +139,3 @@ def test_a_session_is_for_one_command_of_one_node(deployed):
     target = f"sagemaker-cluster:{arn.rpartition('/')[2]}_{row['group']}-{row['id']}"
     with pytest.raises(ClientError, match="InvalidDocument"):
         ssm.start_session(Target=target, DocumentName="SSM-SessionManagerRunShell")
-
-
-def test_a_group_grows_and_shrinks(deployed):
-    deployed.workers = 3
-    uri = f"s3://{BUCKET}/lifecycle/{NAME}"
-    before = {row["id"] for row in deployed.nodes()}
-    deployed.emulator.begin(NAME, deployed.template(uri), update=True)
-    assert deployed.emulator.settled(NAME, 120) == "UPDATE_COMPLETE"
-    assert before < {row["id"] for row in deployed.nodes()}
-    until(lambda: len(deployed.run("bash -c sinfo").splitlines()) == 4, "the third worker")
-    deployed.workers = 2
-    assert deployed.emulator.update(NAME, deployed.template(uri)) == "UPDATE_COMPLETE"
-    assert {row["id"] for row in deployed.nodes()} == before
-
-
-def test_deleting_the_stack_ends_every_process_of_its_nodes(deployed):
-    deployed.submit("left", steps="600")
-    ranks = deployed.node("workers") / "fsx/checkpoints/left"
-    until(lambda: len(list(ranks.glob("rank-*.json"))) == 2, "the ranks", 30)
-    pids = [json.loads(path.read_text())[0] for path in ranks.glob("rank-*.json")]
-    pids += [int((Path(row["folder"]) / "run/init.pid").read_text()) for row in deployed.nodes()]
-    s3 = deployed.emulator.client("s3")
-    for found in s3.list_buckets()["Buckets"]:
-        for row in s3.list_objects_v2(Bucket=found["Name"]).get("Contents", []):
-            if found["Name"] != BUCKET:
-                s3.delete_object(Bucket=found["Name"], Key=row["Key"])
-    assert deployed.emulator.delete(NAME) == "DELETE_COMPLETE", deployed.emulator.failure(NAME)
-    until(lambda: not any(map(alive, pids)), "the end of all processes")

@@ -1,7 +1,9 @@
 """The lifecycle scripts where things go wrong, and where they run again."""
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -189,6 +191,29 @@ def test_the_controller_waits_for_its_slurm_conf(controller):
     assert "does not name this controller, 10.0.0.1, after 1 s" in controller.fails()
 
 
+def test_the_controller_keeps_the_scheduler_parameters_that_hyperpod_chose(controller):
+    with (controller.root / "opt/slurm/etc/slurm.conf").open("a") as file:
+        file.write("SchedulerParameters=defer,max_rpc_cnt=9\n")
+    for _ in range(2):
+        assert controller.run().returncode == 0
+    lines = controller.text("opt/slurm/etc/isomorph.conf").splitlines()
+    assert "SchedulerParameters=defer,max_rpc_cnt=9,nohold_on_prolog_fail" in lines
+    assert "EnforcePartLimits=ALL" in lines
+
+
+def test_the_prolog_needs_no_variable_of_its_caller(worker):
+    assert worker.run().returncode == 0
+    prolog = worker.root / "opt/slurm/etc/prolog.sh"
+    assert os.access(prolog, os.X_OK)
+
+    def code() -> int:  # Slurm hands over its own variables alone, not even a PATH
+        return subprocess.run([str(prolog)], env={"SLURM_JOB_ID": "1"}, check=False).returncode
+
+    assert code() == 0
+    (worker.root / "opt/isomorph/venv/bin/python").unlink()
+    assert code() == 1
+
+
 def test_on_eks_a_node_is_only_checked(worker):
     worker.settings["orchestrator"] = "eks"
     worker.settings["groups"] = {name: {"role": "workers"} for name in worker.settings["groups"]}
@@ -196,6 +221,21 @@ def test_on_eks_a_node_is_only_checked(worker):
     assert done.returncode == 0, done.stdout
     assert not worker.calls("mount")
     assert not worker.calls("systemctl")
+
+
+@pytest.mark.parametrize("words", [("start", "run", "1", "JOB_STEPS=1"), ("logs", "7", "0"),
+                                   ("stop", "7"), ("status",)])  # fmt: skip
+def test_slurm_being_away_is_said_and_is_no_state_of_a_job(controller, words):
+    assert controller.run().returncode == 0
+    (controller.root / "fsx/jobs/7.json").write_text('{"job": 7}')
+    controller.program("squeue", "#!/bin/bash\necho 'slurm_load_jobs error: away' >&2; exit 1\n")
+    env = {"PATH": f"{controller.root}/bin:/usr/bin:/bin", "ISOMORPH_ROOT": str(controller.root)}
+    done = subprocess.run(
+        ["bash", str(SCRIPTS / "job.sh"), *words], env=env, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout == "isomorph: Slurm does not answer: slurm_load_jobs error: away\n"
 
 
 def test_the_readme_lists_every_script_and_every_call_of_aws():

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from .controller import variables
+from .controller import BATCH, variables
 from .store import (
     ACTIVE,
     Record,
@@ -41,6 +41,7 @@ def _submission() -> _Words:
         words.add_argument(name)
     for name in ("--parsable", "--exclusive", "--requeue", "--no-requeue"):
         words.add_argument(name, action="store_true")
+    words.add_argument("--version", action="store_true")
     words.add_argument("--nodes", type=int)
     words.add_argument("--ntasks-per-node", type=int)
     words.add_argument("rest", nargs=argparse.REMAINDER)
@@ -50,6 +51,9 @@ def _submission() -> _Words:
 def sbatch(arguments: Sequence[str]) -> int:
     """Put a batch script into the queue; its own #SBATCH lines count where no option is given."""
     given = _submission().parse_args(arguments)
+    if given.version:
+        print("a stand-in for Slurm")
+        return 0
     if not given.rest:
         raise SlurmError("no batch script was named")
     script = Path(given.rest[0])
@@ -64,7 +68,7 @@ def sbatch(arguments: Sequence[str]) -> int:
     if partition not in known:
         raise SlurmError(f"Invalid partition name specified: {partition}")
     if nodes > len(known[partition]["names"]):
-        raise SlurmError("Node count specification invalid")
+        raise SlurmError("Batch job submission failed: Node count specification invalid")
     number = _next_number()
     copy = spool() / "scripts" / f"{number}.sh"
     copy.parent.mkdir(parents=True, exist_ok=True)
@@ -118,10 +122,10 @@ def squeue(arguments: Sequence[str]) -> int:
 
 
 def scancel(arguments: Sequence[str]) -> int:
-    """Signal a job, or end it."""
+    """Signal a job's steps, or with --batch the shell of its script; or end the job."""
     words = _Words(prog="scancel", add_help=False, allow_abbrev=False)
     words.add_argument("--signal")
-    words.add_argument("--full", action="store_true")
+    words.add_argument("--batch", action="store_true")
     words.add_argument("jobs", nargs="+", type=int)
     given = words.parse_args(arguments)
     for number in given.jobs:
@@ -135,8 +139,10 @@ def scancel(arguments: Sequence[str]) -> int:
         name = f"SIG{given.signal}" if given.signal else "SIGTERM"
         for node in job["on"]:
             for path in tasks_of(node).glob(f"{number}.*.json"):
-                order = path.with_suffix(".signal")
-                write(order, {"signal": int(signal.Signals[name])})
+                script = path.stem.endswith(f".{BATCH}")
+                if given.signal is None or script == given.batch:
+                    told = int(signal.Signals[name])
+                    write(path.with_suffix(".signal"), {"signal": -told if given.batch else told})
     return 0
 
 
@@ -230,6 +236,8 @@ def sinfo(arguments: Sequence[str]) -> int:
     """List the nodes of each partition with their state."""
     words = _Words(prog="sinfo", add_help=False, allow_abbrev=False)
     words.add_argument("--noheader", "-h", action="store_true")
+    words.add_argument("--Node", "-N", action="store_true")
+    words.add_argument("--format", "-o", default="%P %N %T")
     given = words.parse_args(arguments)
     if not given.noheader:
         print("PARTITION NODE STATE")
@@ -237,7 +245,12 @@ def sinfo(arguments: Sequence[str]) -> int:
     for partition, row in configuration()["partitions"].items():
         for name in row["names"]:
             state = "down" if not is_up(name) else "allocated" if name in busy else "idle"
-            print(f"{partition} {name} {state}")
+            shown = {"%P": f"{partition}*" if row.get("Default") == "YES" else partition,
+                     "%N": name, "%T": state}  # fmt: skip
+            line = given.format
+            for mark, value in shown.items():
+                line = line.replace(mark, value)
+            print(line)
     return 0
 
 

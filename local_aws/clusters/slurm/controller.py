@@ -18,8 +18,7 @@ from .store import (
 )
 
 _PAUSE_S = 0.1
-# What a job keeps of the environment that it was submitted in must not hide what a node is.
-_BATCH = "batch"
+BATCH = "batch"  # the step that the script itself is
 
 
 def run() -> None:
@@ -62,7 +61,7 @@ def _begin(job: Record) -> None:
         "output": job["output"],
         "prolog": known["rest"].get("Prolog"),
     }
-    write(tasks_of(job["on"][0]) / f"{job['id']}.{_BATCH}.json", task)
+    write(tasks_of(job["on"][0]) / f"{job['id']}.{BATCH}.json", task)
 
 
 def variables(job: Record) -> dict[str, str]:
@@ -103,7 +102,7 @@ def _look(job: Record) -> None:
 
 
 def _exit(job: Record) -> Path:
-    return tasks_of(job["on"][0]) / f"{job['id']}.{_BATCH}.exit"
+    return tasks_of(job["on"][0]) / f"{job['id']}.{BATCH}.exit"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Runs one command and ends with its code; takes everything that it started down with it.
 
 What `slurmstepd` is to Slurm. It listens to its standard input: a number is a signal for the
-command's process group; the end of the input means that slurmd is gone, and all is killed. On
-Linux processes that left the group (torchrun's workers) are found as descendants.
+command's process group, with a minus for the command alone; the end of the input means that slurmd
+is gone, and all is killed. On Linux processes that left the group (torchrun's workers) are found as
+descendants.
 """
 
 import contextlib
@@ -28,10 +29,11 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def kill_all(child: subprocess.Popen[bytes]) -> None:
-    """Kill the command's group, and whatever else it has started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
+def kill_all(child: "subprocess.Popen[bytes] | None" = None) -> None:
+    """Kill the command's group, and whatever else this process has started."""
+    if child is not None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
     for _ in range(50):
         left = descendants(os.getpid())
         for pid in left:
@@ -65,7 +67,8 @@ def main(command: list[str]) -> int:
             return 137
         for number in told.split():
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, int(number))
+                send = os.kill if int(number) < 0 else os.killpg
+                send(child.pid, abs(int(number)))
     kill_all(child)
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 

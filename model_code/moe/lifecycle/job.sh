@@ -6,8 +6,9 @@ ROOT="${ISOMORPH_ROOT:-}"
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 MOST_BYTES=24000 # of a log in one answer: Session Manager cuts what is much longer
 
+exec 3>&1 # what a $(...) around a function must not swallow
 fail() {
-  echo "isomorph: $1"
+  echo "isomorph: $1" >&3
   exit 1
 }
 
@@ -30,13 +31,17 @@ known() { # job id
   [ -f "$JOBS/$1.json" ] || fail "there is no job $1 on $ISOMORPH_CLUSTER; isomorph status shows the jobs"
 }
 
-# What Slurm says of a job that it still knows, else what the job itself has noted at its end.
+# What Slurm says of a job that it still knows, else what the job itself has noted at its end. While
+# it is COMPLETING nobody knows whether it has ended or goes back into the queue.
 state() { # job id
   local queued
-  queued="$(squeue --noheader --jobs "$1" --format %T 2>/dev/null)" || queued=""
+  if ! queued="$(squeue --noheader --jobs "$1" --format %T 2>&1)"; then
+    [[ "$queued" = *"Invalid job id"* ]] || fail "Slurm does not answer: $(tail -n 1 <<<"$queued")"
+    queued=""
+  fi
   case "$queued" in
     PENDING | CONFIGURING) echo pending ;;
-    COMPLETING | "") python3 - "$JOBS/$1.state" <<'PYTHON'
+    "") python3 - "$JOBS/$1.state" <<'PYTHON'
 import json, sys
 try:
     with open(sys.argv[1], encoding="utf-8") as file:
@@ -56,29 +61,30 @@ start() { # name nodes, then NAME=VALUE for train.sh
   for each in "$@" "JOB_NAME=$name" "nodes=$nodes"; do
     [[ "$each" =~ ^[A-Za-z_]+=[A-Za-z0-9._/-]+$ ]] || fail "'$each' is not NAME=VALUE of letters, digits and ._/-"
   done
-  other="$(squeue --noheader --name "$name" --format %i | head -n 1)"
+  other="$(squeue --noheader --name "$name" --format %i 2>&1)" || fail "Slurm does not answer: $(tail -n 1 <<<"$other")"
+  other="$(head -n 1 <<<"$other")"
   [ -z "$other" ] || fail "job $other, $name, runs already: isomorph logs moe --job $other, or isomorph stop moe --job $other"
   for each in "$@" "JOB_NAME=$name"; do export "${each?}"; done
   id="$(as_user sbatch --parsable --export=ALL --job-name "$name" --nodes "$nodes" --chdir "$SHARED" \
     --output "$SHARED/logs/%j.log" "$HERE/train.sh" 2>&1)" || fail "Slurm refuses the job: $(tail -n 1 <<<"$id")"
   id="$(tail -n 1 <<<"$id")"
   [[ "$id" =~ ^[0-9]+$ ]] || fail "Slurm answered '$id' instead of a job's number"
-  python3 - "$id" "$name" "$nodes" "$@" >"$JOBS/$id.json" <<'PYTHON'
-import datetime, json, sys
+  SLURM_VERSION="$(sbatch --version)" python3 - "$id" "$name" "$nodes" "$@" >"$JOBS/$id.json" <<'PYTHON'
+import datetime, json, os, sys
 job, name, nodes, *settings = sys.argv[1:]
-told = {"job": int(job), "name": name, "nodes": int(nodes), "begun": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+told = {"job": int(job), "name": name, "nodes": int(nodes), "slurm": os.environ["SLURM_VERSION"], "begun": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
 print(json.dumps(told | {part.partition("=")[0].removeprefix("JOB_").lower(): part.partition("=")[2] for part in settings}))
 PYTHON
   cat "$JOBS/$id.json"
 }
 
 status() {
-  local file id
+  local file id now
   for file in "$JOBS"/*.json; do
     [ -f "$file" ] || continue
     id="$(basename "$file" .json)"
-    python3 -c 'import json, sys; print(json.dumps(json.load(open(sys.argv[1])) | {"state": sys.argv[2]}))' \
-      "$file" "$(state "$id")"
+    now="$(state "$id")"
+    python3 -c 'import json, sys; print(json.dumps(json.load(open(sys.argv[1])) | {"state": sys.argv[2]}))' "$file" "$now"
   done
 }
 
@@ -103,12 +109,18 @@ PYTHON
 
 stop() { # job id
   known "$1"
-  case "$(state "$1")" in
-    pending | running) ;;
-    *) fail "job $1 does not run: it is $(state "$1")" ;;
+  local now
+  now="$(state "$1")"
+  case "$now" in
+    pending) as_user scancel "$1" ;;
+    running)
+      # The script is told, then its ranks, which save a checkpoint, however long that takes. Not with
+      # --full: it tells srun too, and srun kills the ranks then.
+      as_user scancel --signal=TERM --batch "$1" || fail "Slurm does not stop job $1"
+      as_user scancel --signal=TERM "$1" || true # before srun there is nobody to tell
+      ;;
+    *) fail "job $1 does not run: it is $now" ;;
   esac
-  # The batch script and its ranks are told, and have Slurm's KillWait to save a checkpoint.
-  as_user scancel --signal=TERM --full "$1" 2>/dev/null || as_user scancel "$1"
   echo "{\"job\": $1}"
 }
 

@@ -2,7 +2,7 @@
 # Slurm runs this as root on each node of a job before the job begins. Any other end than 0 drains
 # the node and puts the job back into the queue, so a node without its file system harms no job.
 set -Eeuo pipefail
-ROOT="${ISOMORPH_ROOT:-}"
+ROOT="${ISOMORPH_ROOT:-}" # set_up_slurm.sh writes it in: Slurm hands a prolog no variable of ours
 set -a
 # shellcheck source=/dev/null
 . "$ROOT/etc/isomorph/cluster.env"

@@ -28,7 +28,8 @@ leave_out() { # unit
 }
 
 mkdir -p "$ETC"
-install -m 0755 "$HERE/prolog.sh" "$ETC/prolog.sh"
+sed "s#^ROOT=.*#ROOT='$ROOT'#" "$HERE/prolog.sh" | put "$ETC/prolog.sh"
+chmod 0755 "$ETC/prolog.sh"
 
 if [ "$ISOMORPH_NODE_TYPE" = controller ]; then
   for ((waited = 0; ; waited++)); do
@@ -37,11 +38,17 @@ if [ "$ISOMORPH_NODE_TYPE" = controller ]; then
       fail "$ETC/slurm.conf does not name this controller, $ISOMORPH_CONTROLLER_ADDRESS, after $PATIENCE s"
     sleep 1
   done
+  # Of a key that is there twice the last one counts, so what slurm.conf has is said again.
+  scheduler="$(grep -iE '^SchedulerParameters=' "$ETC/slurm.conf" | tail -n 1 | cut -d= -f2-)" || scheduler=""
   # ETC, not its path on this host: the daemons of the other nodes read it too.
   put "$ETC/isomorph.conf" <<CONF
 # Written by on_create.sh: a job starts on a node only after this script has ended with 0 there.
 Prolog=$ETC/prolog.sh
 PrologFlags=Alloc
+# Else a job whose prolog failed is held until somebody releases it, and does not go to other nodes.
+SchedulerParameters=${scheduler:+$scheduler,}nohold_on_prolog_fail
+# Else a job for more nodes than there are waits for ever.
+EnforcePartLimits=ALL
 CONF
   include="Include $ETC/isomorph.conf"
   grep -qxF "$include" "$ETC/slurm.conf" || echo "$include" >>"$ETC/slurm.conf"

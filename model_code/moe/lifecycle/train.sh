@@ -36,7 +36,7 @@ end() {
   fi
 }
 trap end EXIT
-trap 'STOPPED=1' TERM INT
+trap 'STOPPED=1; [ -z "${MAKER:-}" ] || kill "$MAKER" 2>/dev/null || true' TERM INT
 note running 0
 
 cd "$ROOT/opt/isomorph/code"
@@ -51,11 +51,19 @@ if ! compgen -G "$DATA/*.tokens" >/dev/null; then
       exit 1
     fi
     sleep 1
+    [ -z "${STOPPED:-}" ] || exit 0
   done
   words=(--out "$DATA.new" --vocabulary "$JOB_VOCABULARY" --held-out "$JOB_HELD_OUT")
   [ ! -f "$DATA/tokenizer.given" ] || words=(--out "$DATA.new" --tokenizer "$DATA/tokenizer.given" --held-out "$JOB_HELD_OUT")
   rm -rf "$DATA.new"
-  "$PYTHON" -m model_code.moe.train.shards "${texts[@]}" "${words[@]}"
+  # In the background: a shell hears no signal while it waits for what is before it.
+  "$PYTHON" -m model_code.moe.train.shards "${texts[@]}" "${words[@]}" &
+  MAKER=$!
+  made=0
+  wait "$MAKER" || made=$?
+  MAKER=""
+  [ -z "${STOPPED:-}" ] || exit 0
+  [ "$made" -eq 0 ] || exit "$made"
   mkdir -p "$DATA"
   mv "$DATA.new"/* "$DATA"
   rmdir "$DATA.new"
@@ -64,6 +72,7 @@ fi
 head="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 address="$(scontrol --oneliner show node "$head" | grep -oE 'NodeAddr=[^ ]+' | cut -d= -f2)"
 read -r -a options <<<"${ISOMORPH_SRUN_OPTIONS:-}"
+[ -z "${STOPPED:-}" ] || exit 0
 # The port is the job's own, should two jobs share a node.
 srun "${options[@]}" --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 \
   bash "$ROOT/opt/isomorph/code/model_code/moe/lifecycle/ranks.sh" "$address:$((20000 + SLURM_JOB_ID % 10000))" &

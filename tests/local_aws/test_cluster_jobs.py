@@ -1,0 +1,241 @@
+"""Real jobs on a cluster: on Debian's Slurm, and on the stand-in for where there is none."""
+
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local_aws import daemon, slurm
+from local_aws.clusters.slurm.keeper import descendants
+from tests.local_aws.cluster_deployment import NAME, Deployment
+from tests.local_aws.clusters import BUCKET
+from tests.local_aws.conftest import Emulator, alive, free_port, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+on_slurm = pytest.mark.parametrize("emulator", ["slurm"], indirect=True)
+
+
+def debian() -> str:
+    """The folder of Debian's Slurm; where apt-get is, it is downloaded and never left out."""
+    if not shutil.which("apt-get"):
+        pytest.skip("neither apt-get nor Slurm is here: install slurmctld, slurmd and munge")
+    return str(slurm.install().root)
+
+
+@pytest.fixture(scope="module", params=["stand-in", "slurm"])
+def emulator(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Emulator]:
+    folder = tmp_path_factory.mktemp("aws") / "state"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISOMORPH_SLURM", debian() if request.param == "slurm" else request.param)
+        running = daemon.start(folder, free_port())
+    yield Emulator(running)
+    daemon.stop(folder)
+
+
+@pytest.fixture(scope="module")
+def deployed(emulator: Emulator) -> Deployment:
+    deployment = Deployment(emulator)
+    assert deployment.create() == "CREATE_COMPLETE", emulator.failure(NAME)
+    until(lambda: deployment.up() == 2, "the nodes in Slurm")
+    return deployment
+
+
+def test_the_scripts_did_what_each_kind_of_node_needs(deployed):
+    controller, worker = deployed.node("controller"), deployed.node("workers")
+    assert "Include" in (controller / "opt/slurm/etc/slurm.conf").read_text()
+    assert (worker / "opt/isomorph/venv/bin/python").exists()
+    assert not (controller / "opt/isomorph/venv").exists()
+    unit = (worker / "etc/systemd/system/slurmd.service").read_text()
+    assert "--conf-server 127." in unit
+    assert not (controller / "etc/systemd/system/slurmd.service").exists()
+    assert "@tcp:/" in (worker / "proc/mounts").read_text()
+    assert (worker / "fsx/checkpoints").samefile(controller / "fsx/checkpoints")
+    wanted = [f"dev* {row['name']} idle" for row in deployed.nodes() if row["group"] == "workers"]
+    until(lambda: deployed.sinfo(cli=True) == wanted, "the nodes in Slurm")
+
+
+def test_a_job_runs_on_both_nodes_and_is_done(deployed):
+    job = deployed.submit("short", steps="0.1")
+    until(lambda: deployed.state(job) == "done", "the end of the job", 30)
+    [row] = [row for row in deployed.job("status") if row["job"] == job]
+    assert row["slurm"] == deployed.nodes()[0]["slurm"]
+    [log] = deployed.job("logs", str(job), "0")
+    assert log["state"] == "done"
+    lines = log["text"].splitlines()
+    assert lines[0] == "sharded []"
+    assert sorted(line.partition(" on ")[0] for line in lines[1:]) == ["rank 0 of 2", "rank 1 of 2"]
+    assert deployed.job("logs", str(job), str(log["next"]))[0]["text"] == ""
+    ranks = sorted((deployed.node("workers") / "fsx/checkpoints/short").glob("rank-*"))
+    roots = {json.loads(path.read_text())[2]["ISOMORPH_ROOT"] for path in ranks}
+    assert roots == {row["folder"] for row in deployed.nodes() if row["group"] == "workers"}
+
+
+def test_a_job_that_fails_says_so(deployed):
+    job = deployed.submit("failing", steps="0", config="fails")
+    until(lambda: deployed.state(job) == "failed", "the end of the job", 30)
+    [log] = deployed.job("logs", str(job), "0")
+    assert "train: it fails" in log["text"]
+
+
+def test_a_running_job_is_not_started_again_and_is_stopped(deployed):
+    job = deployed.submit("long", steps="600")
+    ranks = deployed.node("workers") / "fsx/checkpoints/long"
+    until(lambda: len(list(ranks.glob("rank-*.json"))) == 2, "the ranks", 30)
+    [said] = deployed.job("start", "long", "2", "JOB_STEPS=1")
+    assert said["said"].startswith(f"isomorph: job {job}, long, runs already")
+    assert deployed.job("stop", str(job)) == [{"job": job}]
+    until(lambda: deployed.state(job) == "stopped", "the end of the job", 30)
+    [log] = deployed.job("logs", str(job), "0")
+    assert log["text"].count("saved") == 2
+    pids = [json.loads(path.read_text())[0] for path in ranks.glob("rank-*.json")]
+    until(lambda: not any(map(alive, pids)), "the end of the ranks")
+    assert "does not run: it is stopped" in deployed.job("stop", str(job))[0]["said"]
+
+
+def test_jobs_wait_for_nodes(deployed):
+    first = deployed.submit("first", steps="600", nodes=1)
+    second = deployed.submit("second", steps="0", nodes=2)
+    third = deployed.submit("third", steps="0", nodes=2)
+    assert [deployed.state(second), deployed.state(third)] == ["pending", "pending"]
+    deployed.job("stop", str(third))
+    assert deployed.state(third) == "stopped"
+    deployed.job("stop", str(first))
+    until(lambda: deployed.state(second) == "done", "the second job", 30)
+
+
+@on_slurm
+def test_the_nodes_say_which_slurm_they_have(deployed):
+    [version] = {row["slurm"] for row in deployed.nodes()}
+    assert re.fullmatch(r"slurm-wlm \d+\.\d+\.\d+", version)
+
+
+def test_a_job_is_stopped_while_it_makes_its_shards(deployed):
+    job = deployed.submit("sharding", steps="0", nodes=1, data="slow")
+    pid = until(lambda: deployed.job("logs", str(job), "0")[0]["text"].strip(), "the shards", 30)
+    assert deployed.job("stop", str(job)) == [{"job": job}]
+    until(lambda: deployed.state(job) == "stopped", "the end of the job")
+    until(lambda: not alive(int(pid)), "the end of what makes shards")
+
+
+@on_slurm
+def test_a_job_whose_node_is_lost_goes_on_elsewhere_and_was_never_ended_in_between(deployed):
+    job = deployed.submit("again", steps="600", nodes=1)
+    noted = deployed.node("workers") / "fsx/checkpoints/again/rank-0.json"
+    first = json.loads(until(lambda: noted.exists() and noted.read_text(), "the rank", 30))[2]
+    noted.unlink()
+    lost = first["SLURMD_NODENAME"]
+    deployed.run(f"scontrol update NodeName={lost} State=DOWN Reason=lost")
+    seen = set()
+
+    def runs_again() -> bool:
+        seen.add(deployed.state(job))
+        return noted.exists()
+
+    until(runs_again, "the second begin", 60)
+    assert seen <= {"running", "pending"}
+    second = json.loads(until(noted.read_text, "the rank"))[2]
+    assert second["SLURMD_NODENAME"] != lost
+    assert ("SLURM_RESTART_COUNT" in first, second["SLURM_RESTART_COUNT"]) == (False, "1")
+    deployed.run(f"scontrol update NodeName={lost} State=RESUME")
+    deployed.job("stop", str(job))
+    until(lambda: deployed.state(job) == "stopped", "the end of the job", 30)
+
+
+@on_slurm
+def test_a_node_that_fails_the_prolog_is_drained_and_its_job_goes_to_another(deployed):
+    bad = next(row for row in deployed.nodes() if row["group"] == "workers")
+    python = Path(bad["folder"]) / "opt/isomorph/venv/bin/python"
+    python.rename(python.with_name("gone"))
+    job = deployed.submit("elsewhere", steps="0", nodes=1)
+    until(lambda: deployed.state(job) == "done", "the end of the job", 60)
+    assert f"dev* {bad['name']} drained" in deployed.sinfo()
+    assert f"on {bad['name']}" not in deployed.job("logs", str(job), "0")[0]["text"]
+    python.with_name("gone").rename(python)
+    deployed.run(f"scontrol update NodeName={bad['name']} State=RESUME")
+    until(lambda: deployed.up() == 2, "the node's return")
+
+
+@on_slurm
+def test_a_slurm_that_does_not_answer_is_no_lost_job(deployed):
+    job = deployed.submit("alone", steps="600", nodes=1)
+    until(lambda: deployed.state(job) == "running", "the begin of the job", 30)
+    deployed.run("systemctl stop slurmctld")
+    [said] = deployed.job("status")[-1:]
+    assert "isomorph: Slurm does not answer: slurm_load_jobs error: " in said["said"]
+    deployed.run("systemctl start slurmctld")
+    until(lambda: "said" not in deployed.job("status")[0], "the controller's return")
+    assert deployed.state(job) == "running"
+    deployed.job("stop", str(job))
+    until(lambda: deployed.state(job) == "stopped", "the end of the job", 30)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("logs", "99", "0"), "there is no job 99 on local-moe-000000"),
+        (("logs", "x", "0"), "'x' is no job's number"),
+        (("start", "name", "2", "JOB_STEPS=1;ls"), "is not NAME=VALUE"),
+        (
+            ("start", "name", "9", "JOB_STEPS=1"),
+            "Slurm refuses the job: sbatch: error: Batch job sub",
+        ),
+        (("dance",), "'dance' is not a word of job.sh"),
+    ],
+)
+def test_a_job_that_cannot_be(deployed, words, said):
+    quoted = [f'"{word}"' for word in words]
+    assert said in deployed.job(*quoted)[0]["said"]
+
+
+def test_a_group_grows_and_shrinks(deployed):
+    deployed.workers = 3
+    uri = f"s3://{BUCKET}/lifecycle/{NAME}"
+    before = {row["id"] for row in deployed.nodes()}
+    deployed.emulator.begin(NAME, deployed.template(uri), update=True)
+    assert deployed.emulator.settled(NAME, 120) == "UPDATE_COMPLETE"
+    assert before < {row["id"] for row in deployed.nodes()}
+    until(lambda: deployed.up() == 3, "the third worker")
+    deployed.workers = 2
+    assert deployed.emulator.update(NAME, deployed.template(uri)) == "UPDATE_COMPLETE"
+    assert {row["id"] for row in deployed.nodes()} == before
+
+
+def test_deleting_the_stack_ends_every_process_of_its_nodes(deployed):
+    deployed.submit("left", steps="600")
+    ranks = deployed.node("workers") / "fsx/checkpoints/left"
+    until(lambda: len(list(ranks.glob("rank-*.json"))) == 2, "the ranks", 30)
+    pids = [json.loads(path.read_text())[0] for path in ranks.glob("rank-*.json")]
+    pids += [int((Path(row["folder"]) / "run/init.pid").read_text()) for row in deployed.nodes()]
+    s3 = deployed.emulator.client("s3")
+    for found in s3.list_buckets()["Buckets"]:
+        for row in s3.list_objects_v2(Bucket=found["Name"]).get("Contents", []):
+            if found["Name"] != BUCKET:
+                s3.delete_object(Bucket=found["Name"], Key=row["Key"])
+    assert deployed.emulator.delete(NAME) == "DELETE_COMPLETE", deployed.emulator.failure(NAME)
+    until(lambda: not any(map(alive, pids)), "the end of all processes")
+
+
+@on_slurm
+def test_an_embedded_aws_that_was_killed_leaves_no_daemon_and_no_spool(emulator):
+    again = Deployment(emulator, "local-moe-000001")
+    again.workers = 1
+    assert again.create() == "CREATE_COMPLETE", emulator.failure(again.name)
+    until(lambda: again.up() == 1, "the node in Slurm")
+    job = again.submit("left", steps="600", nodes=1)
+    until(lambda: again.state(job) == "running", "the begin of the job", 30)
+    spool = (Path(again.nodes()[0]["folder"]).parent / "spool").resolve()
+    pids = descendants(emulator.running.pid)
+    kinds = {Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids}
+    assert {"munged", "slurmctld-wlm", "slurmd-wlm", "slurmstepd-wlm"} <= kinds
+    os.kill(emulator.running.pid, signal.SIGKILL)
+    until(lambda: not any(map(alive, pids)), "the end of all processes")
+    assert (spool / "munge.key").exists()
+    daemon.stop(emulator.running.state_dir)
+    assert not spool.exists()
