@@ -24,7 +24,7 @@ from model_code.moe.train import shards
 from model_code.moe.train.recipe import Recipe, load_recipe
 from model_code.moe.train.run import Trained, train
 
-STEPS, SEEDS = 300, (0, 1, 2)
+STEPS, SEEDS = 400, (0, 1, 2)
 _SEQUENCES = 8  # of a step: half of the config's, for six trainings in one measurement
 _HELD_OUT = 8192  # tokens that are not learnt
 _PIECES = 200
