@@ -138,15 +138,15 @@ def _read(
 
 def _fp8(attention: Attention, latents: Tensor) -> Iterator[Row]:
     """The option `cache: {dtype: fp8}` of mla: what it keeps of a token, and how fast it is."""
-    raw, kept = attention.cached_values * 2, attention.fp8_latent_bytes
+    width, kept = attention.cached_values, attention.fp8_latent_bytes
+    raw = 2 * width
     yield Row(
         name=f"latents in fp8, bytes of a token and layer of DeepSeek-V3: {kept / raw:.0%} of bf16",
         ours=f"{kept} B", peer=f"vLLM's FlashMLA in fp8: {_VLLM} B", ratio=_VLLM / kept, target=1.0,
     )  # fmt: skip
-    data = latents[: latents.numel() // raw * attention.cached_values]
-    data = data[: data.numel() // attention.cached_values * attention.cached_values]
+    data = latents[: latents.numel() // width * width]
     codec = Fp8Codec(attention, torch.bfloat16)
-    payload = bytearray(data.numel() // attention.cached_values * kept)
+    payload = bytearray(data.numel() // width * kept)
     took = interleaved(
         {"write": lambda: codec.encode(data, payload), "restore": lambda: codec.decode(payload)},
         rounds=7,

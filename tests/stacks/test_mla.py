@@ -45,7 +45,7 @@ TRACE = {
     "model": ("kimi-k2", env_line("ISOMORPH_MODEL"), "kimi-k2"),
     "engine": ("native", env_line("ISOMORPH_ENGINE"), "native"),
     "instance_type": ("r7i.8xlarge", lambda found: data(found)["InstanceType"], "r7i.8xlarge"),
-    "architecture": ("deepseek-v3", lambda found: "of 70,272 bytes" in size(found), True),
+    "architecture": ("deepseek-v3", lambda found: "of 140,544 bytes" in size(found), True),  # fp32
     "block_tokens": (128, env_line("ISOMORPH_LATENT_BLOCK"), "128"),
     "tenant": ("blue", env_line("ISOMORPH_TENANT"), "blue"),
 }
