@@ -165,7 +165,7 @@ def test_a_block_with_a_number_that_is_not_finite_is_left_as_it_is_and_not_kept(
 
 
 def test_a_trained_model_says_nearly_the_same_of_real_text(latent_model: Path) -> None:
-    """The bounds that docs/latent-cache.md states for tiny-deepseek, on a smaller one."""
+    """docs/latent-cache.md states these bounds; `isomorph bench mla` measures a larger model."""
     from bench.mla_compression import deviation
     from model_code.common.model_folder import load_folder
     from model_code.common.text import text_of_python
@@ -173,6 +173,6 @@ def test_a_trained_model_says_nearly_the_same_of_real_text(latent_model: Path) -
     model = load_folder(latent_model, context=576, dtype=torch.float32)
     tokens = model.tokenizer.encode(text_of_python()[60_000:70_000])[:512]
     found = deviation(model, tokens, rounded_keys=False)
-    assert 0 < found.logits < 0.01
-    assert found.greedy > 0.98
-    assert abs(found.perplexity - 1) < 0.01
+    assert 0 < found.logits < 0.001
+    assert found.greedy > 0.99
+    assert abs(found.perplexity - 1) < 0.001

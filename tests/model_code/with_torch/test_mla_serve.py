@@ -34,7 +34,7 @@ def ask(server: ServerProcess, prompt: str) -> tuple[str, int]:
     return answer["choices"][0]["text"], cached
 
 
-@pytest.mark.parametrize("dtype", ["auto", "fp8"])
+@pytest.mark.parametrize("dtype", ["auto", pytest.param("fp8", marks=pytest.mark.slow)])
 def test_a_prompt_read_by_one_server_is_a_hit_on_the_other_through_tls(
     start: Start, valkey: Valkey, tmp_path: Path, dtype: str
 ) -> None:
