@@ -126,7 +126,7 @@ def _prefixes(model: Model, address: Address, prompt: list[int]) -> LatentPrefix
     connect: Callable[[], Client] = partial(Client, address, cluster=False, tls=None)
     store = LatentStore(layout, connect, metrics, arena_blocks=len(prompt) // _BLOCK + 2,
                         ttl_s=3600, deadline_s=5.0)  # fmt: skip
-    return LatentPrefixes(store, decoder.dtype, metrics)
+    return LatentPrefixes(store, decoder.architecture, decoder.dtype, metrics)
 
 
 async def _stored(prefixes: LatentPrefixes, prompt: list[int]) -> None:

@@ -63,7 +63,7 @@ def cache_size(
             cluster may have, or, with nothing asked for, a load that no cluster holds.
     """
     ask, asked = ask or CacheAsk(), load.of(architecture)
-    token = architecture.kv_bytes_per_token(asked.kv_dtype)
+    token = architecture.latent_bytes_per_token(asked.kv_dtype)
     if ask.serverless_gb is not None:
         return _sized(asked, token, int(ask.serverless_gb * 1e9), "", 0, 0)
     node, shards = _nodes(architecture, asked, region, ask, token)

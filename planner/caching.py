@@ -48,7 +48,7 @@ def tokens_held(load: Load) -> int:
 def fit_cache(architecture: Architecture, load: Load, region: str) -> CacheFit | Misfit:
     """Return the cheapest replication group that holds the load's tokens."""
     tokens = tokens_held(load)
-    size = architecture.kv_bytes_per_token(load.kv_dtype)
+    size = architecture.latent_bytes_per_token(load.kv_dtype)
     need = tokens * size
     most = int(limits("elasticache")["nodes_per_cluster"])
     found = []
@@ -61,13 +61,14 @@ def fit_cache(architecture: Architecture, load: Load, region: str) -> CacheFit |
     if not found:
         largest = max(node.usable_gib for node in cache_nodes()) * GIB * USABLE_SHARE
         holds = int(largest * (most // (1 + REPLICAS)))
+        fp8 = "" if load.kv_dtype == "fp8" else "kv_dtype=fp8, "
         return Misfit(
             instance="cache.r7g.16xlarge",
             reason=(
                 f"{tokens:,} tokens of {size:,} bytes are {need / GIB:,.0f} GiB; "
                 f"a cluster of {most} nodes in {region} holds {holds / GIB:,.0f}"
             ),
-            remedy=f"ttl_s={max(1, int(load.ttl_s * holds / need))}, kv_dtype=fp8, or less load",
+            remedy=f"ttl_s={max(1, int(load.ttl_s * holds / need))}, {fp8}or less load",
         )
     # Those with a price first, the cheapest; without any price, the fewest nodes.
     node, shards, nodes, usd = min(

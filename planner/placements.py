@@ -242,7 +242,7 @@ class Placer:
         )
 
     def _cache(self, found: CacheFit) -> None:
-        load, size = self.load, self.architecture.kv_bytes_per_token(self.load.kv_dtype)
+        load, size = self.load, self.architecture.latent_bytes_per_token(self.load.kv_dtype)
         reasons = (
             f"{found.tokens:,} tokens x {size:,} bytes = {found.bytes / GIB:,.1f} GiB: the larger "
             f"of {load.concurrent} x {load.context:,} in flight and {load.requests_per_s:.3g} "
@@ -285,6 +285,7 @@ class Placer:
                         "node_type": found.node.name,
                         "shards": found.shards,
                         "replicas": found.replicas,
+                        **({"dtype": "fp8"} if load.kv_dtype == "fp8" else {}),
                     },
                 },
             )

@@ -60,7 +60,14 @@ class MlaSettings(FleetSettings):
     def size(self, region: str) -> CacheSize:
         """Return the cache's size: what is asked for, else what the load needs; or a PlanError."""
         model = self.architecture or self.model
-        return size_of(model, self.load, self.cache, context=self.context, region=region)
+        return size_of(
+            model,
+            self.load,
+            self.cache,
+            context=self.context,
+            dtype=self.dtype,
+            region=region,
+        )
 
     def conflicts(self, environment: EnvironmentConfig) -> Iterator[tuple[str, str]]:
         """Yield what is right for one environment and wrong for this one."""
@@ -144,6 +151,7 @@ def _told(settings: MlaSettings, cache: LatentCache) -> dict[str, str]:
         "ISOMORPH_LATENT_STORE_SECRET": cache.access.secret.secret_arn,
         "ISOMORPH_LATENT_STORE_CA": "",  # Amazon's, which the system knows
         "ISOMORPH_LATENT_BLOCK": str(settings.block_tokens),
+        "ISOMORPH_LATENT_DTYPE": settings.cache.dtype,
         "ISOMORPH_LATENT_TTL_S": str(settings.load.ttl_s),
         "ISOMORPH_TENANT": settings.tenant,
     }

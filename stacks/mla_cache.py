@@ -12,6 +12,7 @@ from planner.cache_size import CacheAsk, CacheSize, cache_size
 from stacks.fleet_size import LoadSettings
 
 Value = TypeVar("Value", str | None, int | None)
+_PLANNED = {"float32": "fp32", "bfloat16": "bf16"}  # in the planner's words
 
 
 class CacheLoad(LoadSettings):
@@ -33,6 +34,9 @@ class CacheSettings(Section):
         default="nodes", description="nodes: a replication group; serverless"
     )
     engine: Literal["valkey", "redis"] = Field(default="valkey", description="what serves it")
+    dtype: Literal["auto", "fp8"] = Field(
+        default="auto", description="what latents are stored in; auto: what the model computes in"
+    )
     node_type: str | None = Field(
         default=None, description="ElastiCache node type, such as cache.r7g.large"
     )
@@ -155,10 +159,15 @@ def _only_of_nodes(value: Value, info: ValidationInfo) -> Value:
 
 
 def size_of(
-    model: str, load: CacheLoad, cache: CacheSettings, context: int, region: str
+    model: str, load: CacheLoad, cache: CacheSettings, *, context: int, dtype: str, region: str
 ) -> CacheSize:
-    """Return the cache's size for a model of config/models, or a PlanError."""
+    """Return the cache's size for a model of config/models, or a PlanError.
+
+    The fleet computes in `dtype`, which on R7i is bfloat16 when it is `auto`.
+    """
     architecture = resolve(model)
     if "mla" not in architecture.innovations:
         raise PlanError(f"{model} has no latent attention: its layers are not MLA's")
-    return cache_size(architecture, load.of(context), region, cache.ask())
+    kept = "fp8" if cache.dtype == "fp8" else _PLANNED.get(dtype, "bf16")
+    asked = dataclasses.replace(load.of(context), kv_dtype=kept)
+    return cache_size(architecture, asked, region, cache.ask())

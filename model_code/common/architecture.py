@@ -153,6 +153,12 @@ class Architecture:
         """Return the cache bytes of a token that every layer keeps."""
         return _bytes(sum(layer.attention.cached_values for layer in self.layers), dtype)
 
+    def latent_bytes_per_token(self, dtype: str = "bf16") -> int:
+        """Return what a store of latents keeps of a token; fp8 is that of mla/store/fp8.py."""
+        if dtype != "fp8":
+            return self.kv_bytes_per_token(dtype)
+        return sum(layer.attention.fp8_latent_bytes for layer in self.layers)
+
     def kv_bytes(self, tokens: int, dtype: str = "bf16") -> int:
         """Return the cache bytes of one sequence: windows keep no more than their length."""
         values = 0

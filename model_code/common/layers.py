@@ -74,6 +74,12 @@ class Attention:
             return self.latent_rank + self.rope_dim
         return self.kv_heads * (self.head_dim + self.value_dim)
 
+    @property
+    def fp8_latent_bytes(self) -> int:
+        """Bytes of one latent stored in fp8: its numbers, a scale, the rotated key in 16 bits."""
+        assert self.latent_rank is not None  # noqa: S101
+        return self.latent_rank + 1 + 2 * self.rope_dim
+
     def matrix_parameters(self, hidden: int) -> int:
         """Return the weights of the projections, without biases."""
         out = self.heads * self.value_dim * hidden

@@ -1,7 +1,10 @@
 """The size of a cache of latents: the planner's own, and what was asked for."""
 
+import dataclasses
+
 import pytest
 
+from planner import plan
 from planner.cache_size import CacheAsk, cache_size
 from planner.errors import PlanError
 from planner.load import Load
@@ -27,6 +30,26 @@ def test_the_sum_is_told_with_its_numbers():
     assert found.tokens == round(0.625 * 7936 * 600)
     assert "tokens of 70,272 bytes" in found.reasons[0]
     assert "0.625 prompts/s x 7,936 tokens x 600 s" in found.reasons[1]
+
+
+def test_in_fp8_a_token_is_its_latent_a_scale_and_its_key_in_16_bits():
+    assert V3.latent_bytes_per_token("fp8") == 61 * (512 + 1 + 2 * 64)
+    assert V3.latent_bytes_per_token() == V3.kv_bytes_per_token() == 70_272
+    found = cache_size(V3, dataclasses.replace(LOAD, kv_dtype="fp8"), REGION)
+    assert found.fits
+    assert "tokens of 39,101 bytes" in found.reasons[0]
+    ask = CacheAsk(node_type="cache.r7g.4xlarge")
+    assert cache_size(V3, dataclasses.replace(LOAD, kv_dtype="fp8"), REGION, ask).shards == 2
+
+
+def test_the_plan_asks_for_the_cache_that_it_sized():
+    found = plan("deepseek-v3", "concurrent=32,context=8192,kv_dtype=fp8")
+    cache = next(each for each in found.placements if each.service == "ElastiCache")
+    assert cache.settings["cache"]["dtype"] == "fp8"
+    assert "x 39,101 bytes" in cache.reasons[0]
+    plain = plan("deepseek-v3", "concurrent=32,context=8192")
+    cache = next(each for each in plain.placements if each.service == "ElastiCache")
+    assert "dtype" not in cache.settings["cache"]
 
 
 def test_a_node_type_decides_the_shards():
@@ -78,6 +101,10 @@ def test_fails_when_the_size_cannot_be(ask, region, message):
     assert message in str(caught.value)
 
 
-def test_fails_when_no_cluster_holds_the_load():
-    with pytest.raises(PlanError, match="what would fit: ttl_s="):
-        cache_size(V3, Load(concurrent=5000, context=8192, ttl_s=3600), REGION)
+@pytest.mark.parametrize(
+    ("kv_dtype", "remedy"), [("bf16", r"\d+, kv_dtype=fp8, or less load"), ("fp8", r"\d+, or less")]
+)
+def test_fails_when_no_cluster_holds_the_load(kv_dtype, remedy):
+    load = Load(concurrent=9000, context=8192, ttl_s=3600, kv_dtype=kv_dtype)
+    with pytest.raises(PlanError, match=f"what would fit: ttl_s={remedy}"):
+        cache_size(V3, load, REGION)

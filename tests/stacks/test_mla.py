@@ -45,13 +45,14 @@ TRACE = {
     "model": ("kimi-k2", env_line("ISOMORPH_MODEL"), "kimi-k2"),
     "engine": ("native", env_line("ISOMORPH_ENGINE"), "native"),
     "instance_type": ("r7i.8xlarge", lambda found: data(found)["InstanceType"], "r7i.8xlarge"),
-    "architecture": ("deepseek-v3", lambda found: "of 70,272 bytes" in size(found), True),
+    "architecture": ("deepseek-v3", lambda found: "of 140,544 bytes" in size(found), True),  # fp32
     "block_tokens": (128, env_line("ISOMORPH_LATENT_BLOCK"), "128"),
     "tenant": ("blue", env_line("ISOMORPH_TENANT"), "blue"),
 }
 # Of the sections inside: what is given with it, how to read it, what it becomes.
 INSIDE: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "cache.kind": ({"kind": "serverless"}, lambda found: len(resources(found, CACHE)), 0),
+    "cache.dtype": ({"dtype": "fp8"}, env_line("ISOMORPH_LATENT_DTYPE"), "fp8"),
     "cache.engine": ({"engine": "redis"}, cache("Engine"), "redis"),
     "cache.node_type": ({"node_type": "cache.r8g.2xlarge"}, cache("CacheNodeType"),
                         "cache.r8g.2xlarge"),
@@ -123,6 +124,7 @@ def test_every_setting_says_what_it_is():
         ({"engine": "llama.cpp"}, "engine: got 'llama.cpp'; allowed: 'native'"),
         ({"architecture": "gpt-5"}, "architecture: no model 'gpt-5': not a folder, not a file, "),
         ({"model": "llama-3-8b"}, "architecture: llama-3-8b has no latent attention"),
+        ({"cache": {"dtype": "fp16"}}, "cache.dtype: got 'fp16'; allowed: 'auto', 'fp8'"),
         ({"block_tokens": 48}, "block_tokens: got 48; allowed: 16, 32, 64, 128, 256"),
         ({"context": 2016, "block_tokens": 64},
          "block_tokens: got 64, which does not divide context, 2016; allowed with it: 16, 32"),
@@ -178,17 +180,39 @@ def test_an_explicit_size_stands_and_the_output_says_that_it_does_not_fit(synthe
     assert "does not fit: prompts are thrown out after about" in size(template)
 
 
+@pytest.mark.parametrize(
+    ("settings", "bytes_of_a_token"),
+    [({}, 70_272), ({"dtype": "bfloat16"}, 70_272), ({"dtype": "float32"}, 140_544),
+     ({"cache": {"dtype": "fp8"}}, 39_101),
+     ({"cache": {"dtype": "fp8"}, "dtype": "float32"}, 39_101)],
+)  # fmt: skip
+def test_the_cache_is_sized_by_what_a_token_leaves_in_it(synthesize, settings, bytes_of_a_token):
+    template = synthesize(None, mla=settings)["mla"]
+    assert f"tokens of {bytes_of_a_token:,} bytes" in size(template)
+
+
+def test_a_request_that_is_too_large_for_the_cache_may_fit_it_in_fp8(synthesize):
+    settings = {"cache": {"kind": "serverless", "max_gb": 1}, "context": 16384}
+    with pytest.raises(ConfigError, match="holds 14,230 tokens, and one request of the load has"):
+        synthesize(None, mla=settings)
+    settings["cache"]["dtype"] = "fp8"
+    assert "holds 25,574 tokens" in size(synthesize(None, mla=settings)["mla"])
+
+
 def test_the_nodes_are_told_where_the_cache_is_and_not_its_password(templates):
     template = templates["mla"]
     told = {
         name: env_line(f"ISOMORPH_LATENT_{name}")(template)
-        for name in ("STORE_URL", "STORE_CLUSTER", "STORE_SECRET", "STORE_CA", "BLOCK", "TTL_S")
-    }
+        for name in ("STORE_URL", "STORE_CLUSTER", "STORE_SECRET", "STORE_CA", "BLOCK", "DTYPE",
+                     "TTL_S")
+    }  # fmt: skip
     [secret_id] = resources(template, "AWS::SecretsManager::Secret")
     assert told["STORE_URL"].startswith("rediss://{")
     assert told["STORE_CLUSTER"] == "1"
     assert told["STORE_SECRET"] == f"{{{secret_id}}}"
-    assert (told["STORE_CA"], told["BLOCK"], told["TTL_S"]) == ("", "64", "600")
+    assert (told["STORE_CA"], told["BLOCK"], told["DTYPE"], told["TTL_S"]) == (
+        "", "64", "auto", "600",
+    )  # fmt: skip
     assert "resolve:" not in literal(data(template)["UserData"])
 
 

@@ -68,8 +68,9 @@ class Reuse:
         # Of weights from S3 it is known already; of a folder here, each byte is read once.
         digest = settings.weights_sha256 or build_manifest(folder, settings.model).sha256
         layout = block_layout(
-            engine.architecture, engine.dtype, model=digest, block=store.block, tenant=store.tenant
-        )
+            engine.architecture, engine.dtype, model=digest, block=store.block,
+            tenant=store.tenant, stored=store.dtype,
+        )  # fmt: skip
         prompt = -(-settings.context // store.block)
         all_slots = min((settings.slots + 1) * prompt, _MOST_ARENA_BYTES // layout.value_bytes)
         connect = partial(
@@ -80,7 +81,7 @@ class Reuse:
             layout, connect, self._metrics, arena_blocks=max(2 * prompt, all_slots),
             ttl_s=store.ttl_s,
         )  # fmt: skip
-        self._prefixes = LatentPrefixes(latents, engine.dtype, self._metrics)
+        self._prefixes = LatentPrefixes(latents, engine.architecture, engine.dtype, self._metrics)
         engine.reuse(self._prefixes)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """What a block is called, and how it is written: keys by a chain of hashes, values with a header.
 
 A block is `block` tokens of one prompt with the latents of all layers. Its key hashes everything
-that its content depends on: the layout, the model's digest, the dtype, the tenant, and every token
+that its content depends on: the layout, the model's digest, the dtypes, the tenant, and every token
 up to its end. So equal keys mean equal content, and no tenant can name another's blocks.
 """
 
@@ -19,12 +19,14 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 LAYOUT = 1
 KEY_PREFIX = b"isomorph:latent:"  # what a cache user's ACL may be narrowed to: ~isomorph:latent:*
 _MAGIC = b"ISML"
-# magic, layout, header bytes, layers, tokens, bytes a token and layer, zero; payload bytes; the
-# key's digest; the checksum of all of that and of the payload
+# magic, layout, header bytes, layers, tokens, bytes a token and layer, what they are stored in;
+# payload bytes; the key's digest; the checksum of all of that and of the payload
 _HEADER = struct.Struct("<4sHHHHHHQ24s16s")
 HEADER_BYTES = _HEADER.size  # 64: the payload behind it stays aligned
 _UNSUMMED = 16
 _DIGEST_BYTES = 24
+# What latents may be stored in, by its number in the header. auto: what the model computes in.
+STORED_DTYPES = {"auto": 0, "fp8": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +35,11 @@ class BlockLayout:
 
     Args:
         model: Digest of the weights' manifest: other weights, other latents.
-        dtype: What the latents are stored in: bfloat16 or float32.
-        row_bytes: Bytes that one token leaves in one layer.
+        dtype: What the latents are computed in: bfloat16 or float32.
+        row_bytes: Bytes that one token leaves in one layer, as it is stored.
         tokens: Tokens in a block.
         tenant: Who may read it.
+        stored: What they are stored in, one of STORED_DTYPES.
     """
 
     model: str
@@ -45,6 +48,7 @@ class BlockLayout:
     row_bytes: int
     tokens: int
     tenant: str
+    stored: str = "auto"
 
     @property
     def payload_bytes(self) -> int:
@@ -68,7 +72,8 @@ class BlockLayout:
 
     def _root(self) -> bytes:
         numbers = struct.pack("<5I", LAYOUT, HEADER_BYTES, self.layers, self.row_bytes, self.tokens)
-        texts = [text.encode() for text in (self.model, self.dtype, self.tenant)]
+        dtype = self.dtype if self.stored == "auto" else f"{self.dtype} in {self.stored}"
+        texts = [text.encode() for text in (self.model, dtype, self.tenant)]
         # With its length in front, no text can reach into the next.
         return _hash(numbers, *(struct.pack("<I", len(text)) + text for text in texts))
 
@@ -85,8 +90,8 @@ class BlockLayout:
 
     def _fields(self, digest: bytes, checksum: bytes) -> bytes:
         return _HEADER.pack(
-            _MAGIC, LAYOUT, HEADER_BYTES, self.layers, self.tokens, self.row_bytes, 0,
-            self.payload_bytes, digest, checksum,
+            _MAGIC, LAYOUT, HEADER_BYTES, self.layers, self.tokens, self.row_bytes,
+            STORED_DTYPES[self.stored], self.payload_bytes, digest, checksum,
         )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from model_code.common.errors import SettingsError
+from model_code.mla.store.blocks import STORED_DTYPES
 from model_code.mla.store.resp import Address
 
 # Prompts are read in chunks of one block, so more than this would stall those who decode.
@@ -23,6 +24,7 @@ class StoreSettings:
         secret: ARN of a secret of Secrets Manager with username and password; empty for no AUTH.
         ca: File with the authorities to trust; empty for the machine's.
         tenant: Whose blocks these are. A request has no say in it.
+        dtype: What blocks are stored in; auto is what the model computes in.
     """
 
     address: Address
@@ -33,6 +35,7 @@ class StoreSettings:
     block: int
     ttl_s: int
     tenant: str
+    dtype: str = "auto"
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> "StoreSettings | None":
@@ -58,7 +61,7 @@ class StoreSettings:
             )
         return cls(
             address=address, tls=tls, cluster=cluster == "1", secret=secret, ca=ca,
-            block=_read_block(env), ttl_s=_read_ttl(env), tenant=tenant,
+            block=_read_block(env), ttl_s=_read_ttl(env), tenant=tenant, dtype=_read_dtype(env),
         )  # fmt: skip
 
     @staticmethod
@@ -105,6 +108,15 @@ def _read_block(env: Mapping[str, str]) -> int:
             f"allowed are 16, 32, 64, 128 and 256"
         )
     return int(given)
+
+
+def _read_dtype(env: Mapping[str, str]) -> str:
+    given = env.get("ISOMORPH_LATENT_DTYPE", "").strip() or "auto"
+    if given not in STORED_DTYPES:
+        raise SettingsError(
+            f"ISOMORPH_LATENT_DTYPE is {given[:40]!r}; allowed: {', '.join(STORED_DTYPES)}"
+        )
+    return given
 
 
 def _read_ttl(env: Mapping[str, str]) -> int:

@@ -38,7 +38,7 @@ def test_a_digest_depends_on_every_token_before_the_blocks_end() -> None:
 @pytest.mark.parametrize(
     "other",
     [{"model": "b" * 64}, {"dtype": "float32"}, {"layers": 2}, {"row_bytes": 24}, {"tenant": "u"},
-     {"dtype": "bfloat16t", "tenant": ""}],
+     {"dtype": "bfloat16t", "tenant": ""}, {"stored": "fp8"}],
 )  # fmt: skip
 def test_nothing_that_differs_shares_a_digest(other: dict[str, object]) -> None:
     layout = dataclasses.replace(LAYOUT, **other)  # type: ignore[arg-type]
@@ -71,6 +71,25 @@ def test_a_value_of_an_older_layout_is_not_believed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("model_code.mla.store.blocks.LAYOUT", 2)
     assert not LAYOUT.holds(first, memoryview(old))
     assert LAYOUT.digests(PROMPT)[0] != first
+
+
+def test_a_value_of_another_dtype_is_not_believed_even_under_the_same_digest() -> None:
+    first = LAYOUT.digests(PROMPT)[0]
+    in_fp8 = dataclasses.replace(LAYOUT, stored="fp8")
+    assert in_fp8.value_bytes == LAYOUT.value_bytes
+    assert not LAYOUT.holds(first, memoryview(value(first, layout=in_fp8)))
+    assert not in_fp8.holds(first, memoryview(value(first)))
+    assert in_fp8.holds(first, memoryview(value(first, layout=in_fp8)))
+
+
+def test_what_is_stored_as_it_is_computed_keeps_its_name_and_header() -> None:
+    """So that the blocks of a cache survive an update of its nodes; else LAYOUT has to change."""
+    first = LAYOUT.digests(PROMPT)[0]
+    assert first.hex() == "4cf189b5ca98f95ce1cb8d373e595f9669004f7e4ca9da37"
+    assert LAYOUT.header(first, b"x" * LAYOUT.payload_bytes).hex() == (
+        "49534d4c010040000300100014000000c003000000000000"
+        "4cf189b5ca98f95ce1cb8d373e595f9669004f7e4ca9da37833db1ab5726d0cad8cf4be42e2e91d0"
+    )
 
 
 def test_an_arena_reuses_what_is_longest_unused() -> None:

@@ -28,7 +28,7 @@ def read(**more: str) -> StoreSettings:
 def test_defaults() -> None:
     assert read() == StoreSettings(
         address=Address("cache.example", 6380), tls=True, cluster=False, secret="", ca="",
-        block=256, ttl_s=3600, tenant="default",
+        block=256, ttl_s=3600, tenant="default", dtype="auto",
     )  # fmt: skip
     assert StoreSettings.from_environment({}) is None
 
@@ -37,10 +37,10 @@ def test_everything_that_can_be_set(tmp_path: Path) -> None:
     certificate, _ = make_certificate(tmp_path)
     found = read(
         LATENT_STORE_CLUSTER="1", LATENT_STORE_SECRET="arn:x", LATENT_BLOCK="64",
-        LATENT_TTL_S="60", TENANT="a.b", LATENT_STORE_CA=str(certificate),
+        LATENT_TTL_S="60", TENANT="a.b", LATENT_DTYPE="fp8", LATENT_STORE_CA=str(certificate),
     )  # fmt: skip
-    assert (found.cluster, found.secret, found.block, found.ttl_s, found.tenant) == (
-        True, "arn:x", 64, 60, "a.b",
+    assert (found.cluster, found.secret, found.block, found.ttl_s, found.tenant, found.dtype) == (
+        True, "arn:x", 64, 60, "a.b", "fp8",
     )  # fmt: skip
     context = found.tls_context()
     assert context is not None
@@ -75,6 +75,7 @@ def test_everything_that_can_be_set(tmp_path: Path) -> None:
             "ISOMORPH_LATENT_BLOCK is '100'; blocks must divide 256 tokens: allowed are 16, 32, "
             "64, 128 and 256",
         ),
+        ({"LATENT_DTYPE": "fp16"}, "ISOMORPH_LATENT_DTYPE is 'fp16'; allowed: auto, fp8"),
         ({"LATENT_BLOCK": "512"}, "blocks must divide 256 tokens"),
         ({"LATENT_BLOCK": "8"}, "blocks must divide 256 tokens"),
         ({"LATENT_BLOCK": "²56"}, "blocks must divide 256 tokens"),

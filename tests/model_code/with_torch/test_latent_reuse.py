@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from model_code.common.architecture import parse
 from model_code.common.batch import Batch, Sequence
+from model_code.common.cache import KVCache
 from model_code.common.decoder import Decoder
 from model_code.common.errors import SettingsError
 from model_code.mla.prefixes import LatentPrefixes, block_layout
@@ -38,10 +39,21 @@ CONFIG: dict[str, Any] = {
 PROMPTS = [[(7 * n + at * at) % 97 for at in range(70 + n)] for n in range(4)]
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16])
-def decoder(request: pytest.FixtureRequest) -> Decoder:
+@pytest.fixture(
+    scope="module",
+    params=[(torch.float32, "auto"), (torch.bfloat16, "auto"), (torch.bfloat16, "fp8")],
+    ids=["float32", "bfloat16", "fp8"],
+)
+def dtypes(request: pytest.FixtureRequest) -> tuple[torch.dtype, str]:
+    """What is computed in, and what blocks are stored in."""
+    given: tuple[torch.dtype, str] = request.param
+    return given
+
+
+@pytest.fixture(scope="module")
+def decoder(dtypes: tuple[torch.dtype, str]) -> Decoder:
     torch.manual_seed(1)
-    made = Decoder(parse(CONFIG), context=CONTEXT, dtype=request.param).requires_grad_(False)
+    made = Decoder(parse(CONFIG), context=CONTEXT, dtype=dtypes[0]).requires_grad_(False)
     for parameter in made.parameters():
         parameter.copy_(torch.randn_like(parameter) * 0.3 if parameter.dim() > 1 else 1)
     return made
@@ -53,18 +65,19 @@ class Node:
     def __init__(
         self, decoder: Decoder, address: Address, *, tenant: str = "t", model: str = "m",
         password: Callable[[bool], Credentials] = credentials, deadline_s: float = 0.5,
-        ttl_s: int = 60,
+        ttl_s: int = 60, stored: str = "auto",
     ) -> None:  # fmt: skip
         self.registry = CollectorRegistry()
         metrics = LatentMetrics(self.registry)
         layout = block_layout(
-            decoder.architecture, decoder.dtype, model=model, block=BLOCK, tenant=tenant
-        )
+            decoder.architecture, decoder.dtype, model=model, block=BLOCK, tenant=tenant,
+            stored=stored,
+        )  # fmt: skip
         connect = partial(Client, address, cluster=False, tls=None, credentials=password)
         self.store = LatentStore(
             layout, connect, metrics, arena_blocks=16, ttl_s=ttl_s, deadline_s=deadline_s
         )
-        self.prefixes = LatentPrefixes(self.store, decoder.dtype, metrics)
+        self.prefixes = LatentPrefixes(self.store, decoder.architecture, decoder.dtype, metrics)
         self.batch = Batch(decoder, slots=2, context=CONTEXT)
         self.batch.prefixes = self.prefixes
 
@@ -97,8 +110,8 @@ def answer(batch: Batch, prompt: list[int], digests: list[bytes]) -> tuple[list[
 
 
 @pytest.fixture(scope="module")
-def expected(decoder: Decoder) -> list[list[torch.Tensor]]:
-    """The answers without any store; prompts are read in the same chunks."""
+def expected(decoder: Decoder, dtypes: tuple[torch.dtype, str]) -> list[list[torch.Tensor]]:
+    """The answers without any store; prompts are read in the same chunks, rounded or not."""
 
     class Nothing:
         block = BLOCK
@@ -106,19 +119,31 @@ def expected(decoder: Decoder) -> list[list[torch.Tensor]]:
         def load(self, *_: Any) -> int:
             return 0
 
-        def save(self, *_: Any) -> None: ...
+        def save(self, sequence: Sequence, cache: KVCache, slot: int) -> None:
+            start, rest = sequence.cached - BLOCK, sequence.cached % BLOCK
+            if dtypes[1] == "fp8" and not rest:
+                data = cache.export_tokens(slot, start, sequence.cached)
+                cache.import_tokens(slot, start, rounded(data.view(-1, 16)).view(-1))
 
     batch = Batch(decoder, slots=2, context=CONTEXT)
     batch.prefixes = Nothing()  # type: ignore[assignment]
     return [answer(batch, prompt, [])[0] for prompt in PROMPTS]
 
 
+def rounded(rows: torch.Tensor) -> torch.Tensor:
+    """Round latents to fp8 in torch's own words; keys, the last four of a row, stay."""
+    latents = rows[:, :12].double()
+    scales = torch.exp2((latents.abs().amax(-1, keepdim=True) / 448).log2().ceil())
+    latents = (latents / scales).float().to(torch.float8_e4m3fn).double() * scales
+    return torch.cat([latents.to(rows.dtype), rows[:, 12:].bfloat16()], dim=-1)
+
+
 @pytest.fixture
-def node(decoder: Decoder) -> Iterator[Callable[..., Node]]:
+def node(decoder: Decoder, dtypes: tuple[torch.dtype, str]) -> Iterator[Callable[..., Node]]:
     made: list[Node] = []
 
     def make(address: Address, **options: Any) -> Node:
-        made.append(Node(decoder, address, **options))
+        made.append(Node(decoder, address, **({"stored": dtypes[1]} | options)))
         return made[-1]
 
     yield make
@@ -193,6 +218,18 @@ def test_another_tenant_or_model_finds_nothing(
     one.ask(PROMPTS[0])
     one.stored(4)
     assert node(valkey.address, **other).ask(PROMPTS[0])[1] == 0
+
+
+def test_blocks_of_one_dtype_are_never_read_as_another(
+    valkey: Valkey, node: Nodes, dtypes: tuple[torch.dtype, str]
+) -> None:
+    one = node(valkey.address)
+    one.ask(PROMPTS[0])
+    one.stored(4)
+    other = node(valkey.address, stored="auto" if dtypes[1] == "fp8" else "fp8")
+    assert other.ask(PROMPTS[0])[1] == 0
+    assert other.count("store_errors") == 0
+    assert node(valkey.address).ask(PROMPTS[0])[1] == 64
 
 
 def test_without_the_store_a_node_still_reuses_its_own_blocks(

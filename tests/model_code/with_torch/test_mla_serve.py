@@ -34,15 +34,19 @@ def ask(server: ServerProcess, prompt: str) -> tuple[str, int]:
     return answer["choices"][0]["text"], cached
 
 
+@pytest.mark.parametrize("dtype", ["auto", pytest.param("fp8", marks=pytest.mark.slow)])
 def test_a_prompt_read_by_one_server_is_a_hit_on_the_other_through_tls(
-    start: Start, valkey: Valkey, tmp_path: Path
+    start: Start, valkey: Valkey, tmp_path: Path, dtype: str
 ) -> None:
+    valkey.admin("FLUSHALL")
     certificate, key = make_certificate(tmp_path)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
     front = Front(valkey.address, tls=tls)
     url = f"rediss://127.0.0.1:{front.address.port}"
-    shared: dict[str, Any] = {"LATENT_STORE_URL": url, "LATENT_STORE_CA": certificate}
+    shared: dict[str, Any] = {
+        "LATENT_STORE_URL": url, "LATENT_STORE_CA": certificate, "LATENT_DTYPE": dtype,
+    }  # fmt: skip
     servers = [start(**shared), start(**shared)]
     for server in servers:
         server.wait_until_ready(180)
@@ -57,6 +61,10 @@ def test_a_prompt_read_by_one_server_is_a_hit_on_the_other_through_tls(
     again, cached = ask(other, prompt)
     assert again == text
     assert cached == 64 * blocks
+    row = 4 * (64 + 16) if dtype == "auto" else 64 + 1 + 2 * 16  # of tiny-deepseek, in float32
+    assert valkey.admin("STRLEN", valkey.admin("KEYS", "isomorph:*")[0].decode()) == (
+        64 + 2 * 64 * row
+    )
     assert other.metric("isomorph_latent_hits_total") == blocks
     assert other.metric('isomorph_latent_time_to_first_token_seconds_count{reuse="hit"}') == 1
     front.close()
