@@ -123,8 +123,9 @@ def _gated(part: Any) -> layout.Gated:
 def _mixture(part: Any) -> dict[str, Any]:
     from model_code.moe.model import Experts, MixtureOfExperts, Router
 
-    for module, kind in ((part, MixtureOfExperts), (part.router, Router), (part.experts, Experts)):
-        _expect(module, kind)
+    _expect(part, MixtureOfExperts)
+    _expect(part.router, Router)
+    _expect(part.experts, Experts)
     weights = part.experts.weights()
     if weights is None:
         raise OtherPartError

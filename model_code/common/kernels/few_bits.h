@@ -16,6 +16,9 @@ struct Eight {
   const float* scale;
   int64_t inputs;
 
+  static Eight of(const void* numbers, const void* scales, int64_t inputs) {
+    return {static_cast<const int8_t*>(numbers), static_cast<const float*>(scales), inputs};
+  }
   Eight from(int64_t output) const { return {numbers + output * inputs, scale + output, inputs}; }
 };
 
@@ -28,6 +31,9 @@ struct Four {
   const BFloat16* scales;
   int64_t inputs;
 
+  static Four of(const void* numbers, const void* scales, int64_t inputs) {
+    return {static_cast<const uint8_t*>(numbers), static_cast<const BFloat16*>(scales), inputs};
+  }
   Four from(int64_t output) const {
     return {nibbles + output * inputs / 2, scales + output * inputs / GROUP * 2, inputs};
   }

@@ -49,12 +49,10 @@ void isomorph_visit(int kind, const float* x, const int64_t* choices, const void
                     float* results, int64_t tokens, int64_t chosen, int64_t experts,
                     int64_t width, int64_t inner, int threads) {
   with_weight(kind, gate_up, gate_up_scales, width, [=](auto first) {
-    with_weight(kind, down, down_scales, inner, [=](auto last) {
-      if constexpr (std::is_same_v<decltype(first), decltype(last)>) {  // they are of one kind
-        visit_experts(x, choices, first, last, results, {tokens, chosen, experts, width, inner},
-                      threads);
-      }
-    });
+    using Weight = decltype(first);
+    const Weight last = Weight::of(down, down_scales, inner);
+    visit_experts(x, choices, first, last, results, {tokens, chosen, experts, width, inner},
+                  threads);
   });
 }
 

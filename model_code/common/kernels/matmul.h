@@ -21,6 +21,9 @@ struct Dense {
   const Number* numbers;
   int64_t inputs;
 
+  static Dense of(const void* numbers, const void*, int64_t inputs) {
+    return {static_cast<const Number*>(numbers), inputs};
+  }
   Dense from(int64_t output) const { return {numbers + output * inputs, inputs}; }
 };
 
@@ -99,14 +102,10 @@ template <typename Use>
 inline void with_weight(int64_t kind, const void* numbers, const void* scales, int64_t inputs,
                         Use use) {
   switch (kind) {
-    case FLOAT32: return use(Dense<float>{static_cast<const float*>(numbers), inputs});
-    case BFLOAT16: return use(Dense<BFloat16>{static_cast<const BFloat16*>(numbers), inputs});
-    case INT8:
-      return use(Eight{static_cast<const int8_t*>(numbers), static_cast<const float*>(scales),
-                       inputs});
-    case INT4:
-      return use(Four{static_cast<const uint8_t*>(numbers), static_cast<const BFloat16*>(scales),
-                      inputs});
+    case FLOAT32: return use(Dense<float>::of(numbers, scales, inputs));
+    case BFLOAT16: return use(Dense<BFloat16>::of(numbers, scales, inputs));
+    case INT8: return use(Eight::of(numbers, scales, inputs));
+    case INT4: return use(Four::of(numbers, scales, inputs));
   }
 }
 
