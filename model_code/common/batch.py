@@ -202,8 +202,10 @@ class Batch:
         if first.cached < len(first.prompt):
             return []
         self._decoding += len(reading)
-        last_B = torch.tensor(counts) - 1
-        logits_BV = self._decoder.logits(states_BSD[torch.arange(len(reading)), last_B])
+        last_BD = states_BSD[:, -1]
+        if padded is not None:
+            last_BD = states_BSD[torch.arange(len(reading)), padded - 1]
+        logits_BV = self._decoder.logits(last_BD)
         for sequence, logits_V in zip(reading, logits_BV, strict=True):
             self._append(sequence, logits_V)
         return reading

@@ -7,7 +7,6 @@ and GELU by tanh. Whatever has been put in the place of a module of ours is not 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from model_code.common.attention import GroupedQueryAttention
@@ -62,10 +61,8 @@ def layer(block: Any, rotary: Rotary) -> layout.Layer:
         OtherPartError: It has a part that the step in one call does not compute.
     """
     part = block.feed_forward
-    if type(part) is GatedFeedForward:
-        feed_forward = {"gated": _gated(part)}
-    else:
-        feed_forward = _mixture(part)
+    dense = type(part) is GatedFeedForward
+    feed_forward = {"gated": _gated(part)} if dense else _mixture(part)
     return layout.Layer(
         attention=_attention(block.attention, block.attention_norms, rotary),
         norms=_norms(block.feed_forward_norms), **feed_forward,
@@ -75,19 +72,17 @@ def layer(block: Any, rotary: Rotary) -> layout.Layer:
 def _attention(part: Any, norms: nn.Module, rotary: Rotary) -> layout.SelfAttention:
     if type(part) is not GroupedQueryAttention or part.sinks_N is not None:
         raise OtherPartError
-    query_norm = key_norm = None
-    all_heads = False
-    if part.qk_norm is not None:
+    qk_norm = part.qk_norm
+    if qk_norm is not None:
         from model_code.normalization.model import QueryKeyNorm
 
-        _expect(part.qk_norm, QueryKeyNorm)
-        query_norm, key_norm = part.qk_norm.query, part.qk_norm.key
-        all_heads = part.qk_norm.all_heads
+        _expect(qk_norm, QueryKeyNorm)
     return layout.SelfAttention(
         norms=_norms(norms), qkv=_matrix(part.qkv), output=_matrix(part.output),
         heads=part.heads, kv_heads=part.kv_heads, width=part.head_dim,
         scale=part.rules.scale, softcap=part.rules.softcap or 0.0,
-        query_norm=_norm(query_norm), key_norm=_norm(key_norm), all_heads=all_heads,
+        query_norm=_norm(qk_norm and qk_norm.query), key_norm=_norm(qk_norm and qk_norm.key),
+        all_heads=qk_norm is not None and qk_norm.all_heads,
         cosine=_vector(rotary.cos_TF), sine=_vector(rotary.sin_TF), turned=rotary.turned,
     )  # fmt: skip
 
@@ -104,7 +99,7 @@ def _norms(module: Any) -> layout.Norms:
     )  # fmt: skip
 
 
-def _norm(module: nn.Module | None) -> layout.Vector:
+def _norm(module: Any) -> layout.Vector:
     if module is None:
         return layout.Vector()
     _expect(module, RMSNorm)

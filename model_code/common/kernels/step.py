@@ -130,10 +130,10 @@ def _step(decoder: "Decoder", table: _Table, kept: Any, x_B1D: Tensor, span: Spa
 def _tell(decoder: "Decoder", choices: Tensor, rows: int) -> None:
     """Tell who watches a layer's experts what the tokens chose there."""
     for block, chosen in zip(decoder.layers, choices, strict=True):
-        watch: Any = getattr(block.feed_forward, "watch", None)
-        if watch is not None:
-            active = block.feed_forward.router.choice.chosen
-            watch(chosen[: rows * active].view(rows, active))
+        part: Any = block.feed_forward
+        if getattr(part, "watch", None) is not None:
+            active = part.router.active
+            part.watch(chosen[: rows * active].view(rows, active))
 
 
 @functools.cache
