@@ -89,7 +89,7 @@ inline void attend(const float* queries, int64_t heads, int64_t width, const Num
   if (g < heads) weigh<1>(scores + g * count, values, count, width, out + g * stride, stride);
 }
 
-// Joins the runs of one head, `stride` apart.
+// Joins the runs of one head, `stride` apart; without any, there is nothing to see.
 inline void join(const float* runs, int64_t count, int64_t stride, int64_t width, float* out) {
   float largest = -INFINITY, total = 0;
   for (int64_t c = 0; c < count; ++c) largest = std::max(largest, runs[c * stride + width]);
@@ -100,6 +100,7 @@ inline void join(const float* runs, int64_t count, int64_t stride, int64_t width
     total += share * run[width + 1];
     for (int64_t h = 0; h < width; ++h) out[h] += share * run[h];
   }
+  if (count == 0) return;
   for (int64_t h = 0; h < width; ++h) out[h] /= total;
 }
 

@@ -70,7 +70,8 @@ struct Step {
   const Layer* layers;
   const Kept* kept;
   int64_t layer_count, rows, width, first_slot;
-  const int64_t* positions;  // of each row's token
+  int64_t tokens;            // of each sequence; rows are sequence by sequence, slot by slot
+  const int64_t* positions;  // of each row's token; -1 is padding
   float* x;                  // [rows, width]: embeddings; overwritten
   float* states;             // [rows, width]: the normed states of the last layer
   int64_t* choices;          // [layers, rows, most_chosen]: experts

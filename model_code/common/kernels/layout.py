@@ -95,7 +95,8 @@ class Step(ctypes.Structure):
     _fields_ = (
         ("layers", POINTER), ("kept", POINTER),
         ("layer_count", INT64), ("rows", INT64), ("width", INT64), ("first_slot", INT64),
-        ("positions", POINTER), ("x", POINTER), ("states", POINTER), ("choices", POINTER),
+        ("tokens", INT64), ("positions", POINTER), ("x", POINTER), ("states", POINTER),
+        ("choices", POINTER),
         ("most_chosen", INT64), ("norm", Vector), ("eps", DOUBLE), ("offset", DOUBLE),
         ("threads", INT64),
     )  # fmt: skip

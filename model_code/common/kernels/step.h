@@ -1,6 +1,6 @@
-// One token of each of a few sequences through all layers, in one call: threads are woken once.
+// A few tokens through all layers, in one call: threads are woken once. Each token is a row.
 //
-// Letters: B sequences (a row each), D model width, N query heads, K key/value heads, G query heads
+// Letters: D model width, N query heads, K key/value heads, G query heads
 // of one of these, H head width, F inner width. Everything between matrices is float32.
 
 #pragma once
@@ -42,7 +42,7 @@ class Stepper {
  private:
   static constexpr int64_t CHUNK = 32;         // outputs of a task: a group of the next rounding
   static constexpr int64_t RUN = 256;          // positions of a task, at least
-  static constexpr int64_t MOST_ROWS = 16;     // model_code/common/kernels/step.py keeps to it
+  static constexpr int64_t MOST_ROWS = 64;     // model_code/common/kernels/step.py keeps to it
   static constexpr int64_t PHASES = 16;        // of a layer, at most
 
   // Which visits fall on which expert, and where the results of each choice are.
@@ -116,6 +116,13 @@ class Stepper {
     const int64_t longest = std::min(longest_, kept.length), run = run_of(longest);
     const int64_t most = (longest + run - 1) / run;
     product(team, part.qkv, rounded_.of(of_.states, of_.width), qkv_.get());
+    team.run(of_.rows * K, [&](int64_t task) {
+      if (kept.kind == BFLOAT16) {
+        keep<BFloat16>(part, kept, task / K, task % K);
+      } else {
+        keep<float>(part, kept, task / K, task % K);
+      }
+    });
     team.run(of_.rows * K * most, [&](int64_t task) {
       const int64_t row = task / (K * most), head = task / most % K, begin = task % most * run;
       const int64_t end = std::min(begin + run, held(row, kept));
@@ -142,30 +149,43 @@ class Stepper {
     return std::min(of_.positions[row] + 1, kept.length);
   }
 
-  // One key/value head of one row over a run of places; the run with the new token's stores it.
+  // Where a key/value head of a row's sequence begins in its cache.
+  int64_t begin_of(const SelfAttention& part, const Kept& kept, int64_t row, int64_t head) const {
+    const int64_t slot = of_.first_slot + row / of_.tokens;
+    return (slot * part.kv_heads + head) * kept.length * part.width;
+  }
+
+  // Stores a row's key and value of one head.
+  template <typename Number>
+  void keep(const SelfAttention& part, const Kept& kept, int64_t row, int64_t head) const {
+    const int64_t N = part.heads, K = part.kv_heads, H = part.width;
+    const int64_t position = of_.positions[row];
+    if (position < 0) return;
+    const float* made = qkv_.get() + row * (N + 2 * K) * H;
+    const int64_t place = begin_of(part, kept, row, head) + position % kept.length * H;
+    static thread_local std::vector<float> key;
+    key.resize(H);
+    turned(part, part.key_norm, made + N * H, K, head, position, 1.0f, key.data());
+    store(key.data(), H, static_cast<Number*>(kept.keys) + place);
+    store(made + (N + K + head) * H, H, static_cast<Number*>(kept.values) + place);
+  }
+
+  // What the queries of one key/value head of a row see of a run of places.
   template <typename Number>
   void attend_run(const SelfAttention& part, const Kept& kept, int64_t row, int64_t head,
                   int64_t begin, int64_t end, float* out) const {
     const int64_t N = part.heads, K = part.kv_heads, H = part.width, G = N / K;
-    const int64_t position = of_.positions[row], place = position % kept.length;
-    const int64_t first = ((of_.first_slot + row) * K + head) * kept.length;
-    Number* keys = static_cast<Number*>(kept.keys) + first * H;
-    Number* values = static_cast<Number*>(kept.values) + first * H;
-    const float* made = qkv_.get() + row * (N + 2 * K) * H;
+    const int64_t place = begin_of(part, kept, row, head) + begin * H;
     static thread_local std::vector<float> room;
-    room.resize((G + 1) * H + G * (end - begin));
-    float *queries = room.data(), *key = queries + G * H, *scores = key + H;
-    if (begin <= place && place < end) {
-      turned(part, part.key_norm, made + N * H, K, head, position, 1.0f, key);
-      store(key, H, keys + place * H);
-      store(made + (N + K + head) * H, H, values + place * H);
-    }
+    room.resize(G * H + G * (end - begin));
+    float* queries = room.data();
     for (int64_t g = 0; g < G; ++g) {
-      turned(part, part.query_norm, made, N, head * G + g, position, float(part.scale),
-             queries + g * H);
+      turned(part, part.query_norm, qkv_.get() + row * (N + 2 * K) * H, N, head * G + g,
+             of_.positions[row], float(part.scale), queries + g * H);
     }
-    attend(queries, G, H, keys + begin * H, values + begin * H, end - begin, float(part.softcap),
-           scores, out);
+    attend(queries, G, H, static_cast<const Number*>(kept.keys) + place,
+           static_cast<const Number*>(kept.values) + place, end - begin, float(part.softcap),
+           queries + G * H, out);
   }
 
   // One of the heads of queries or keys: normed, rotated and scaled.

@@ -1,11 +1,12 @@
-"""One token of each of a few sequences through all of a decoder's layers, in one call of C++.
+"""A few new tokens through all of a decoder's layers, in one call of C++.
 
 The modules of the decoder do the same, one of torch's operations after the other, and each of these
-takes longer than the work in it when there is one token. Between matrices this computes in float32:
-it equals the modules within 1e-4 of the largest in float32, and within what rounding leaves in
-bfloat16 (3e-2) and beside weights of few bits, whose inputs may be rounded to the next number.
+takes longer than the work in it when there are few tokens. Between matrices this computes in
+float32: it equals the modules within 1e-4 of the largest in float32, and within what rounding
+leaves in bfloat16 (3e-2) and beside weights of few bits, whose inputs may be rounded to the next
+number.
 
-Shape letters: B sequences, D model width.
+Shape letters: B sequences, S new tokens of each, R rows (B x S), D model width.
 """
 
 import ctypes
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from model_code.common.decoder import Decoder
 
 _LOG = logging.getLogger(__name__)
-MOST_ROWS = 16  # as in step.h; of more, torch's products are as fast
+MOST_ROWS = 64  # as in step.h
+_FEW_ROWS = 16  # of more, torch's products are faster where the CPU has instructions for bfloat16
 
 
 class _Table:
@@ -70,29 +72,37 @@ class _Table:
 _TABLES: "WeakKeyDictionary[Decoder, _Table]" = WeakKeyDictionary()
 
 
-def run(decoder: "Decoder", x_B1D: Tensor, cache: KVCache, span: Span) -> Tensor | None:
-    """Return the normed states [B, 1, D] of one token each, or None if the modules have to.
+def run(decoder: "Decoder", x_BSD: Tensor, cache: KVCache, span: Span) -> Tensor | None:
+    """Return the normed states [B, S, D] of a few tokens, or None if the modules have to.
 
     Args:
         decoder: Its layers, norms and rotary embeddings are used.
-        x_B1D: Embeddings; overwritten.
+        x_BSD: Embeddings; overwritten.
         cache: The new tokens' keys and values stay there.
         span: Where the tokens stand.
     """
-    if not (_one_each(x_B1D, cache, span, decoder.context) and _trusted()):
+    if not (_few(x_BSD, cache, span, decoder.context) and _trusted()):
         return None
     table = _table(decoder)
     kept = table.kept(cache) if table.layers is not None else None
-    return None if kept is None else _step(decoder, table, kept, x_B1D, span)
+    # A longer run goes round a ring over what its own first tokens still see.
+    if kept is None or (span.tokens > 1 and any(span.visible > each.length for each in kept)):
+        return None
+    return _step(decoder, table, kept, x_BSD, span)
 
 
-def _one_each(x_B1D: Tensor, cache: KVCache, span: Span, context: int) -> bool:
+def _few(x_BSD: Tensor, cache: KVCache, span: Span, context: int) -> bool:
     return (
-        span.tokens == 1 and span.real_BS is None and len(x_B1D) <= MOST_ROWS
+        span.positions_BS.numel() <= _most_rows()
         and type(cache) is KVCache and span.visible <= min(cache.context, context)
-        and span.slots.stop <= cache.slots and x_B1D.dtype in KINDS
-        and not torch.is_grad_enabled() and kernels.usable(x_B1D)
+        and span.slots.stop <= cache.slots and x_BSD.dtype in KINDS
+        and not torch.is_grad_enabled() and kernels.usable(x_BSD)
     )  # fmt: skip
+
+
+@functools.cache
+def _most_rows() -> int:
+    return _FEW_ROWS if torch.ops.mkldnn._is_mkldnn_bf16_supported() else MOST_ROWS
 
 
 def _table(decoder: "Decoder") -> _Table:
@@ -102,11 +112,15 @@ def _table(decoder: "Decoder") -> _Table:
     return table
 
 
-def _step(decoder: "Decoder", table: _Table, kept: Any, x_B1D: Tensor, span: Span) -> Tensor:
-    rows, width = len(x_B1D), x_B1D.shape[-1]
-    x_BD = x_B1D.reshape(rows, width).float()
-    states_BD = torch.empty(rows, width)
-    positions_B = span.starts_B.to(torch.int64).contiguous()
+def _step(decoder: "Decoder", table: _Table, kept: Any, x_BSD: Tensor, span: Span) -> Tensor:
+    width = x_BSD.shape[-1]
+    x_RD = x_BSD.reshape(-1, width).float()
+    rows = len(x_RD)
+    states_RD = torch.empty(rows, width)
+    positions_BS = span.positions_BS.to(torch.int64)
+    if span.real_BS is not None:
+        positions_BS = positions_BS.where(span.real_BS, -1)
+    positions_R = positions_BS.flatten().contiguous()
     choices = torch.empty(len(table.layers), rows * table.most_chosen, dtype=torch.int64)
     library = kernels.loaded()
     assert library is not None  # noqa: S101  kernels.usable() said so
@@ -115,8 +129,8 @@ def _step(decoder: "Decoder", table: _Table, kept: Any, x_B1D: Tensor, span: Spa
             layout.Step(
                 layers=ctypes.addressof(table.layers), kept=ctypes.addressof(kept),
                 layer_count=len(table.layers), rows=rows, width=width,
-                first_slot=span.slots.start, positions=positions_B.data_ptr(),
-                x=x_BD.data_ptr(), states=states_BD.data_ptr(), choices=choices.data_ptr(),
+                first_slot=span.slots.start, tokens=span.tokens, positions=positions_R.data_ptr(),
+                x=x_RD.data_ptr(), states=states_RD.data_ptr(), choices=choices.data_ptr(),
                 most_chosen=table.most_chosen, norm=table.norm, eps=decoder.norm.eps,
                 offset=decoder.norm.offset, threads=torch.get_num_threads(),
             )
@@ -124,7 +138,7 @@ def _step(decoder: "Decoder", table: _Table, kept: Any, x_B1D: Tensor, span: Spa
     )  # fmt: skip
     if table.most_chosen:
         _tell(decoder, choices, rows)
-    return states_BD.to(x_B1D.dtype).view(rows, 1, width)
+    return states_RD.to(x_BSD.dtype).view(x_BSD.shape)
 
 
 def _tell(decoder: "Decoder", choices: Tensor, rows: int) -> None:
@@ -165,10 +179,10 @@ def _trial(*, one_call: bool) -> Tensor:
     found = []
     for position in range(3):
         span = Span(0, torch.tensor([position, 0]), 1)
-        x_B1D = decoder.embed(torch.tensor([[position], [position + 1]]))
+        x_BSD = decoder.embed(torch.tensor([[position], [position + 1]]))
         if one_call:
             table = _Table(decoder)
-            found.append(_step(decoder, table, table.kept(cache), x_B1D, span))
+            found.append(_step(decoder, table, table.kept(cache), x_BSD, span))
         else:
-            found.append(decoder.through_modules(x_B1D, cache, span))
+            found.append(decoder.through_modules(x_BSD, cache, span))
     return torch.cat(found)
