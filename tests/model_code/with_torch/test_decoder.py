@@ -189,9 +189,9 @@ class Passes:
         self.architecture, self.dtype = MODEL.architecture, MODEL.dtype
         self.shapes: list[tuple[int, ...]] = []
 
-    def __call__(self, tokens: Any, cache: KVCache, span: Span) -> Any:
-        self.shapes.append(tuple(tokens.shape))
-        return MODEL(tokens, cache, span)
+    def __call__(self, tokens_BS: Any, cache: KVCache, span: Span) -> Any:  # noqa: N803
+        self.shapes.append(tuple(tokens_BS.shape))
+        return MODEL(tokens_BS, cache, span)
 
     def logits(self, states: Any) -> Any:
         return MODEL.logits(states)
