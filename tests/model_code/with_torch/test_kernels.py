@@ -302,6 +302,13 @@ def test_kernels_that_disagree_with_torch_are_not_used(
         kernels._check_itself(library)
 
 
+def test_a_change_of_any_source_makes_another_library() -> None:
+    folder = Path(build.__file__).parent
+    assert {path.name for path in folder.iterdir() if path.suffix in (".h", ".cpp")} == {
+        *build.SOURCES
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cpu", ["sapphirerapids", "alderlake", "x86-64"])
 def test_the_kernels_compile_for_cpus_that_this_one_is_not(tmp_path: Path, cpu: str) -> None:
