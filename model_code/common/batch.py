@@ -97,13 +97,14 @@ class Batch:
     Args:
         page_tokens: Positions of a page of the cache; None keeps slots whole, which is faster.
         pages: Pages that all slots share; None is enough for every slot to be full.
+        together: Whether the decoder reads several prompts at once, with padding.
     """
 
     def __init__(
         self, decoder: Decodes, *, slots: int, context: int,
-        page_tokens: int | None = None, pages: int | None = None,
+        page_tokens: int | None = None, pages: int | None = None, together: bool = False,
     ) -> None:  # fmt: skip
-        self.slots, self.context = slots, context
+        self.slots, self.context, self._together = slots, context, together
         self.prefixes: PrefixSource | None = None
         self.observer: Observer | None = None
         self._decoder = decoder
@@ -167,7 +168,7 @@ class Batch:
 
     @torch.inference_mode()
     def step(self) -> Iterator[Sequence]:
-        """Read one chunk of one prompt, and decode one token of each sequence that is ready.
+        """Read one chunk of prompts, and decode one token of each sequence that is ready.
 
         Yields each sequence that has a new token; a finished one has left its slot.
         """
@@ -181,24 +182,56 @@ class Batch:
         if self._decoding == len(self._sequences):
             return []
         slot = self._decoding
-        sequence = self._sequences[slot]
-        if self.prefixes and not sequence.cached:
-            sequence.cached = sequence.reused = self.prefixes.load(sequence, self._cache, slot)
-        size = self.prefixes.block if self.prefixes else PREFILL_CHUNK
-        end = (sequence.cached // size + 1) * size
-        chunk = sequence.prompt[sequence.cached : end]
-        span = Span(slot, torch.tensor([sequence.cached]), len(chunk))
+        first = self._sequences[slot]
+        if self.prefixes and not first.cached:
+            first.cached = first.reused = self.prefixes.load(first, self._cache, slot)
+        reading = self._reading()
+        chunks = [each.prompt[each.cached : self._chunk_end(each)] for each in reading]
+        counts = [len(chunk) for chunk in chunks]
+        longest = max(counts)
+        padded = None if min(counts) == longest else torch.tensor(counts)
+        tokens_BS = torch.tensor([chunk + [0] * (longest - len(chunk)) for chunk in chunks])
+        span = Span(slot, torch.tensor([each.cached for each in reading]), longest, padded)
         if self.observer:
-            self.observer.reading([sequence])
-        states_1SD = self._decoder(torch.tensor([chunk]), self._cache, span)
-        sequence.cached += len(chunk)
-        if self.prefixes:
-            self.prefixes.save(sequence, self._cache, slot)
-        if sequence.cached < len(sequence.prompt):
+            self.observer.reading(reading)
+        states_BSD = self._decoder(tokens_BS, self._cache, span)
+        for sequence, count in zip(reading, counts, strict=True):
+            sequence.cached += count
+            if self.prefixes:
+                self.prefixes.save(sequence, self._cache, slot)
+        if first.cached < len(first.prompt):
             return []
-        self._decoding += 1
-        self._append(sequence, self._decoder.logits(states_1SD[0, -1]))
-        return [sequence]
+        self._decoding += len(reading)
+        last_BD = states_BSD[:, -1]
+        if padded is not None:
+            last_BD = states_BSD[torch.arange(len(reading)), padded - 1]
+        logits_BV = self._decoder.logits(last_BD)
+        for sequence, logits_V in zip(reading, logits_BV, strict=True):
+            self._append(sequence, logits_V)
+        return reading
+
+    def _reading(self) -> list[Sequence]:
+        """Return whose prompt is read next: one, or several that one chunk is enough for.
+
+        So the weights are read once for all of these. At most a quarter of what is computed then is
+        padding; none where somebody observes, who counts equally many tokens of each.
+        """
+        first, *others = self._sequences[self._decoding :]
+        found, rests = [first], [len(first.prompt) - first.cached]
+        if self.prefixes or not self._together or self._chunk_end(first) < len(first.prompt):
+            return found
+        for sequence in others:
+            rests.append(len(sequence.prompt) - sequence.cached)
+            size = max(rests) * len(rests)
+            most = sum(rests) if self.observer else 4 / 3 * sum(rests)
+            if size > min(PREFILL_CHUNK, most):
+                break
+            found.append(sequence)
+        return found
+
+    def _chunk_end(self, sequence: Sequence) -> int:
+        size = self.prefixes.block if self.prefixes else PREFILL_CHUNK
+        return (sequence.cached // size + 1) * size
 
     def _decode(self) -> list[Sequence]:
         ready = self._sequences[: self._decoding]

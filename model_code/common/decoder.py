@@ -17,6 +17,7 @@ from model_code.common.attention import GroupedQueryAttention
 from model_code.common.cache import KVCache, LayerCache
 from model_code.common.errors import WeightsError
 from model_code.common.feed_forward import GatedFeedForward
+from model_code.common.kernels import step
 from model_code.common.linear import linear
 from model_code.common.norm import MakeNorm, PreNorm, RMSNorm
 from model_code.common.quantize import Int8Weight
@@ -75,6 +76,11 @@ class Decoder(nn.Module):
         """Return the normed states [B, S, D] of new tokens, whose keys and values stay cached."""
         cache.reserve(span)
         x_BSD = self.embed(tokens_BS)
+        states_BSD = step.run(self, x_BSD, cache, span)
+        return self.through_modules(x_BSD, cache, span) if states_BSD is None else states_BSD
+
+    def through_modules(self, x_BSD: Tensor, cache: KVCache, span: Span) -> Tensor:
+        """Make states of embeddings, layer by layer: what `step.run` does not do in one call."""
         for block, rotary, layer in zip(self.layers, self.rotaries, cache.layers, strict=True):
             x_BSD = block(x_BSD, rotary, layer, span)
         return self.norm(x_BSD)

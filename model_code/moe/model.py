@@ -37,7 +37,7 @@ class Router(nn.Module):
         self.correction: Tensor | None
         self.register_buffer("correction", kept)
         rules = part.router
-        self._choice = kernels.Choice(
+        self.choice = kernels.Choice(
             chosen=part.active, sigmoid=rules.scoring == "sigmoid", normalize=rules.normalize,
             scale=rules.scale, groups=rules.groups, kept_groups=rules.kept_groups,
             best_of_group=min(2, part.experts // rules.groups) if rules.correction else 1,
@@ -47,7 +47,7 @@ class Router(nn.Module):
         """Return the experts [T, A] of each token, and their weights [T, A] in float32."""
         if kernels.usable(x_TD, self.weight):
             bias = None if self.bias is None else self.bias.float()
-            return kernels.route(x_TD.float(), self.weight, bias, self.correction, self._choice)
+            return kernels.route(x_TD.float(), self.weight, bias, self.correction, self.choice)
         return self.choose(self.scores(x_TD))
 
     def scores(self, x_TD: Tensor) -> Tensor:
@@ -124,11 +124,19 @@ class Experts(nn.Module):
                 start = stop
         return out_TD
 
-    def _together(self, x_TD: Tensor, experts_TA: Tensor, weights_TA: Tensor) -> Tensor:
-        weights = [
+    def weights(self) -> tuple[kernels.Weight, kernels.Weight] | None:
+        """Return `gate_up` and `down` as a kernel takes them; None if it does not compute them."""
+        if not self._in_one_kernel:
+            return None
+        gate_up, down = (
             self._packed.get(name) or (getattr(self, name).flatten(0, 1),)
             for name in ("gate_up", "down")
-        ]
+        )
+        return gate_up, down
+
+    def _together(self, x_TD: Tensor, experts_TA: Tensor, weights_TA: Tensor) -> Tensor:
+        weights = self.weights()
+        assert weights is not None  # noqa: S101
         found_TD = kernels.experts(x_TD.float(), experts_TA, weights_TA.float(), *weights)
         return found_TD.to(x_TD.dtype)
 

@@ -57,7 +57,9 @@ class NativeEngine:
             layer.feed_forward.experts for layer in self.architecture.layers
         )
         self._tokenizer = tokenizer
-        self._batch = Batch(decoder, slots=slots, context=context)
+        self._batch = Batch(
+            decoder, slots=slots, context=context, together=isinstance(decoder, Decoder)
+        )
         if isinstance(decoder, Decoder) and self.has_experts:
             from model_code.moe.trace import ExpertTrace
 

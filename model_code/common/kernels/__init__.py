@@ -1,7 +1,9 @@
 """Products with weights of few bits, and experts: in C++ where a compiler is there, or stock ops.
 
-Both ways give the same results: within 1e-5 of the largest in float32, and 1e-2 where the stock op
-takes bfloat16. `loaded()` says which one is in use; ISOMORPH_KERNELS=off turns ours off.
+Both ways give the same results: within 1e-5 of the largest where weights are floats, and 1e-2 where
+they have few bits. There ours rounds the inputs to 8 bits in groups of 32 (see `rounded`), and the
+stock op to bfloat16. `loaded()` says which one is in use; ISOMORPH_KERNELS=off turns ours off.
+step.py has a decoder's whole step in one call.
 
 A weight is a tuple: its numbers [O, I] in float32 or bfloat16; int8 numbers and a float32 scale for
 each output; or pairs of int4 numbers [O, I / 2] in uint8 and [O, G, 2] in bfloat16, the scale and
@@ -23,16 +25,17 @@ from torch.nn import functional
 from model_code.common.kernels.build import BuildError, load
 
 _LOG = logging.getLogger(__name__)
-GROUP = 32  # inputs that share a scale in int4
+GROUP = 32  # inputs that share a scale in int4, and a step when they are rounded
 # torch 2.13's _weight_int8pack_mm reads beyond the end of rows that are no multiple of a register.
 _STOCK_WIDTH = 32
-_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3}  # as in kernels.cpp
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3}  # as in matmul.h
 _POINTER, _INT64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _SIGNATURES = {
     "isomorph_multiply": [_INT, *[_POINTER] * 4, *[_INT64] * 3, _INT],
     "isomorph_visit": [_INT, *[_POINTER] * 7, *[_INT64] * 5, _INT],
     "isomorph_combine": [*[_POINTER] * 3, *[_INT64] * 3, _INT],
     "isomorph_route": [_INT, *[_POINTER] * 6, *[_INT64] * 7, _INT, _INT, ctypes.c_float, _INT],
+    "isomorph_step": [_POINTER],
 }
 Weight = tuple[Tensor, ...]
 
@@ -84,6 +87,21 @@ def usable(*tensors: Tensor) -> bool:
     if torch.is_grad_enabled() and any(each.requires_grad for each in tensors):
         return False
     return all(each.device.type == "cpu" for each in tensors) and loaded() is not None
+
+
+def rounded(x_RI: Tensor) -> Tensor:
+    """Return inputs as they count beside weights of few bits: [R, I] float32, rounded in groups.
+
+    The largest of a group of 32 becomes 127, the others the nearest whole number. That is what
+    llama.cpp does for its weights of 8 and 4 bits.
+    """
+    inputs = x_RI.shape[1]
+    groups_RGI = functional.pad(x_RI, (0, -inputs % GROUP)).unflatten(1, (-1, GROUP))
+    most_RG1 = groups_RGI.abs().amax(2, keepdim=True)
+    inverse_RG1 = torch.where(most_RG1 < 1e-30, 0, 127 / most_RG1)
+    # As exact as a fused multiply-add: the product is rounded once.
+    numbers_RGI = (groups_RGI.double() * inverse_RG1).round().float()
+    return (numbers_RGI * (most_RG1 / 127)).flatten(1)[:, :inputs]
 
 
 def multiply(x_RI: Tensor, weight: Weight) -> Tensor:
@@ -162,7 +180,7 @@ def visit(
         _visit_in_torch(x_TD, choices_TK, gate_up, down, results_TKD)
         return
     library.isomorph_visit(
-        *(_KINDS[down[0].dtype], x_TD.data_ptr(), choices_TK.data_ptr()),
+        *(KINDS[down[0].dtype], x_TD.data_ptr(), choices_TK.data_ptr()),
         *(*_pointers(gate_up), *_pointers(down), results_TKD.data_ptr()),
         *(tokens, chosen, count, width, inner, torch.get_num_threads()),
     )
@@ -214,7 +232,7 @@ def route(
     choices_TK = torch.empty(tokens, rules.chosen, dtype=torch.int64)
     shares_TK = torch.empty(tokens, rules.chosen)
     library.isomorph_route(
-        *(_KINDS[weight_ED.dtype], x_TD.data_ptr(), weight_ED.data_ptr()),
+        *(KINDS[weight_ED.dtype], x_TD.data_ptr(), weight_ED.data_ptr()),
         *(None if extra is None else extra.data_ptr() for extra in (bias_E, correction_E)),
         *(choices_TK.data_ptr(), shares_TK.data_ptr(), tokens, count, width, rules.chosen),
         *(rules.groups, rules.kept_groups, rules.best_of_group, rules.sigmoid, rules.normalize),
@@ -227,7 +245,7 @@ def _multiply(library: ctypes.CDLL, x_RI: Tensor, weight: Weight) -> Tensor:
     (rows, inputs), outputs = x_RI.shape, len(weight[0])
     out_RO = torch.empty(rows, outputs)
     library.isomorph_multiply(
-        *(_KINDS[weight[0].dtype], x_RI.data_ptr(), *_pointers(weight), out_RO.data_ptr()),
+        *(KINDS[weight[0].dtype], x_RI.data_ptr(), *_pointers(weight), out_RO.data_ptr()),
         *(rows, inputs, outputs, torch.get_num_threads()),
     )
     return out_RO
@@ -275,8 +293,8 @@ def _check_weight(weight: Weight, outputs: int, inputs: int) -> None:
         _check(numbers, kind, (outputs, inputs // 2))
         _check(scales[0], torch.bfloat16, (outputs, inputs // GROUP, 2))
         return
-    if kind not in _KINDS:
-        raise ValueError(f"a weight is {kind}; allowed: {', '.join(map(str, _KINDS))}")
+    if kind not in KINDS:
+        raise ValueError(f"a weight is {kind}; allowed: {', '.join(map(str, KINDS))}")
     _check(numbers, kind, (outputs, inputs))
     if kind == torch.int8:
         _check(scales[0], torch.float32, (outputs,))
@@ -302,7 +320,7 @@ def _check_itself(library: ctypes.CDLL) -> None:
     for weight, expected in (
         ((dense,), x @ dense.t()),
         ((small[0],), x @ small[0].float().t()),
-        ((small[1], scale), x @ small[1].float().t() * scale),
+        ((small[1], scale), rounded(x) @ small[1].float().t() * scale),
     ):
         found = _multiply(library, x, weight)
         if not (found - expected).abs().max() < 1e-4 * expected.abs().max():

@@ -17,7 +17,10 @@ from model_code.common.errors import SettingsError
 _LOG = logging.getLogger(__name__)
 SETTING = "ISOMORPH_KERNELS"
 CHOICES = ("auto", "off")
-SOURCES = ("vectors.h", "matmul.h", "experts.h", "router.h", "kernels.cpp")
+SOURCES = (
+    "vectors.h", "rows.h", "few_bits.h", "matmul.h", "experts.h", "router.h", "team.h",
+    "attend.h", "layer.h", "step.h", "mixture.h", "kernels.cpp",
+)  # fmt: skip
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-w")
 _TIMEOUT_S = 120

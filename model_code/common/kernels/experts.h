@@ -23,15 +23,20 @@ struct Experts {
 using Scratch = std::unique_ptr<float[]>;
 inline Scratch scratch(int64_t numbers) { return Scratch(new float[numbers]); }
 
-// SwiGLU of one row: `count` gates, and as many values.
-inline void swiglu(const float* gates, const float* values, int64_t count, float* to) {
+// SwiGLU of one row, `count` gates and as many values; or with GELU by tanh in the place of SiLU.
+// Both weigh the gate by a logistic function: GELU's tanh(z) is 2 / (1 + e^-2z) - 1.
+template <bool GELU>
+inline void gate(const float* gates, const float* values, int64_t count, float* to) {
+  const auto weighed = [](Floats x) {
+    const Floats z = GELU ? x * (1.59576912f + 0.0713548162f * x * x) : x;
+    return x / (1.0f + exponential(-z));
+  };
   int64_t f = 0;
   for (; f + LANES <= count; f += LANES) {
-    const Floats gate = load_floats(gates + f);
-    const Floats out = gate / (1.0f + exponential(-gate)) * load_floats(values + f);
+    const Floats out = weighed(load_floats(gates + f)) * load_floats(values + f);
     std::memcpy(to + f, &out, sizeof out);
   }
-  for (; f < count; ++f) to[f] = gates[f] / (1.0f + std::exp(-gates[f])) * values[f];
+  for (; f < count; ++f) to[f] = weighed(broadcast(gates[f]))[0] * values[f];
 }
 
 // Which visits fall on each expert: `order` lists them expert by expert, those of touched[i] from
@@ -81,18 +86,16 @@ void visit_experts(const float* x, const int64_t* choices, const Weight& gate_up
   const int64_t visits = int64_t(plan.order.size()), D = of.width, F = of.inner;
   const int64_t touched = int64_t(plan.touched.size());
   const int64_t parts = parts_of_expert(plan.touched.size(), threads);
-  // One token's row stands for all its visits: nothing is gathered.
-  const bool one = of.tokens == 1 && touched == visits;
-  const Scratch rows = scratch(one ? 0 : visits * D), out = scratch(one ? 0 : visits * D);
+  const Scratch rows = scratch(visits * D), out = scratch(visits * D);
   const Scratch made_up = scratch(visits * 2 * F), inner = scratch(visits * F);
+  Rounded rounded_rows(visits, D), rounded_inner(visits, F);
 #pragma omp parallel num_threads(threads)
   {
-    if (!one) {
 #pragma omp for schedule(static)
-      for (int64_t v = 0; v < visits; ++v) {
-        const float* row = x + plan.order[v] / of.chosen * D;
-        std::copy(row, row + D, rows.get() + v * D);
-      }
+    for (int64_t v = 0; v < visits; ++v) {
+      const float* row = x + plan.order[v] / of.chosen * D;
+      std::copy(row, row + D, rows.get() + v * D);
+      if (Weight::FEW_BITS) rounded_rows.round(rows.get(), D, v);
     }
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < touched * parts; ++task) {
@@ -100,7 +103,7 @@ void visit_experts(const float* x, const int64_t* choices, const Weight& gate_up
       const int64_t to = end_of_part(F, task % parts + 1, parts), begin = plan.starts[i];
       const int64_t count = plan.starts[i + 1] - begin;
       const Weight weight = gate_up.from(plan.touched[i] * 2 * F);
-      const float* given = one ? x : rows.get() + begin * D;
+      const Rows given = rounded_rows.of(rows.get(), D).from(begin);
       float* made = made_up.get() + begin * 2 * F;
       multiply(given, count, weight, from, to, made, 2 * F);
       multiply(given, count, weight, F + from, F + to, made, 2 * F);
@@ -108,22 +111,21 @@ void visit_experts(const float* x, const int64_t* choices, const Weight& gate_up
 #pragma omp for schedule(static)
     for (int64_t v = 0; v < visits; ++v) {
       const float* row = made_up.get() + v * 2 * F;
-      swiglu(row, row + F, F, inner.get() + v * F);
+      gate<false>(row, row + F, F, inner.get() + v * F);
+      if (Weight::FEW_BITS) rounded_inner.round(inner.get(), F, v);
     }
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < touched * parts; ++task) {
       const int64_t i = task / parts, from = end_of_part(D, task % parts, parts);
       const int64_t to = end_of_part(D, task % parts + 1, parts), begin = plan.starts[i];
       const int64_t count = plan.starts[i + 1] - begin;
-      float* made = one ? results + plan.order[begin] * D : out.get() + begin * D;
-      multiply(inner.get() + begin * F, count, down.from(plan.touched[i] * D), from, to, made, D);
+      multiply(rounded_inner.of(inner.get(), F).from(begin), count,
+               down.from(plan.touched[i] * D), from, to, out.get() + begin * D, D);
     }
-    if (!one) {
 #pragma omp for schedule(static)
-      for (int64_t v = 0; v < visits; ++v) {
-        const float* row = out.get() + v * D;
-        std::copy(row, row + D, results + plan.order[v] * D);
-      }
+    for (int64_t v = 0; v < visits; ++v) {
+      const float* row = out.get() + v * D;
+      std::copy(row, row + D, results + plan.order[v] * D);
     }
   }
 }

@@ -51,38 +51,42 @@ inline void keep_best_groups(float* wanted, const Rules& of, std::vector<float>&
   }
 }
 
-// `logits` [T, E] are turned into scores; `bias` and `correction` [E] may be null.
+// Chooses for one token, whose `scores` [E] are logits on the way in. `bias` and `correction` [E]
+// may be null.
+inline void route_one(float* scores, const float* bias, const float* correction, int64_t* choices,
+                      float* shares, const Rules& of) {
+  std::vector<float> wanted(of.experts), worth(of.groups), sorted;
+  std::vector<int64_t> order(std::max(of.experts, of.groups));
+  if (bias) {
+    for (int64_t e = 0; e < of.experts; ++e) scores[e] += bias[e];
+  }
+  score(scores, of);
+  for (int64_t e = 0; e < of.experts; ++e) {
+    wanted[e] = correction ? scores[e] + correction[e] : scores[e];
+  }
+  if (of.kept_groups < of.groups) keep_best_groups(wanted.data(), of, worth, order, sorted);
+  std::iota(order.begin(), order.begin() + of.experts, 0);
+  std::partial_sort(order.begin(), order.begin() + of.chosen, order.begin() + of.experts,
+                    [&](int64_t a, int64_t b) {
+                      return wanted[a] > wanted[b] || (wanted[a] == wanted[b] && a < b);
+                    });
+  float total = 1e-20f;
+  for (int64_t k = 0; k < of.chosen; ++k) total += scores[order[k]];
+  const float factor = of.normalize ? of.scale / total : of.scale;
+  for (int64_t k = 0; k < of.chosen; ++k) {
+    choices[k] = order[k];
+    shares[k] = scores[order[k]] * factor;
+  }
+}
+
+// `logits` [T, E] are turned into scores.
 inline void route(float* logits, const float* bias, const float* correction, int64_t* choices,
                   float* shares, int64_t tokens, const Rules& of, int threads) {
   const int useful = tokens * of.experts < (1 << 14) ? 1 : threads;
-#pragma omp parallel num_threads(useful)
-  {
-    std::vector<float> wanted(of.experts), worth(of.groups), sorted;
-    std::vector<int64_t> order(std::max(of.experts, of.groups));
-#pragma omp for schedule(static)
-    for (int64_t t = 0; t < tokens; ++t) {
-      float* scores = logits + t * of.experts;
-      if (bias) {
-        for (int64_t e = 0; e < of.experts; ++e) scores[e] += bias[e];
-      }
-      score(scores, of);
-      for (int64_t e = 0; e < of.experts; ++e) {
-        wanted[e] = correction ? scores[e] + correction[e] : scores[e];
-      }
-      if (of.kept_groups < of.groups) keep_best_groups(wanted.data(), of, worth, order, sorted);
-      std::iota(order.begin(), order.begin() + of.experts, 0);
-      std::partial_sort(order.begin(), order.begin() + of.chosen, order.begin() + of.experts,
-                        [&](int64_t a, int64_t b) {
-                          return wanted[a] > wanted[b] || (wanted[a] == wanted[b] && a < b);
-                        });
-      float total = 1e-20f;
-      for (int64_t k = 0; k < of.chosen; ++k) total += scores[order[k]];
-      const float factor = of.normalize ? of.scale / total : of.scale;
-      for (int64_t k = 0; k < of.chosen; ++k) {
-        choices[t * of.chosen + k] = order[k];
-        shares[t * of.chosen + k] = scores[order[k]] * factor;
-      }
-    }
+#pragma omp parallel for schedule(static) num_threads(useful)
+  for (int64_t t = 0; t < tokens; ++t) {
+    route_one(logits + t * of.experts, bias, correction, choices + t * of.chosen,
+              shares + t * of.chosen, of);
   }
 }
 

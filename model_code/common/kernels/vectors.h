@@ -31,12 +31,18 @@ struct BFloat16 {
 };
 
 inline float to_float(float value) { return value; }
-inline float to_float(int8_t value) { return value; }
 inline float to_float(BFloat16 value) {
   const uint32_t word = uint32_t(value.bits) << 16;
   float number;
   std::memcpy(&number, &word, sizeof number);
   return number;
+}
+
+// To the nearest, and to the even one of two.
+inline BFloat16 to_bfloat16(float value) {
+  uint32_t word;
+  std::memcpy(&word, &value, sizeof word);
+  return {uint16_t((word + 0x7FFF + (word >> 16 & 1)) >> 16)};
 }
 
 // In halves, so that the additions do not wait for each other.
@@ -52,6 +58,13 @@ inline float sum(Floats vector) {
 }
 
 inline Floats broadcast(float value) { return value - Floats{}; }
+
+// One row waits for memory, and the CPU's own prefetcher stops at each 4 KiB: the same place of the
+// next O outputs is fetched meanwhile. Beyond the last one that does nothing.
+template <int R, int O>
+inline void prefetch(const void* place, int64_t bytes_of_output) {
+  if (R == 1) __builtin_prefetch(static_cast<const char*>(place) + O * bytes_of_output);
+}
 
 // 2^x by its bits: the whole part is the exponent, a polynomial makes the rest. Error below 2e-7 of
 // the result (Cephes' coefficients for e^r); beyond +-87 it stays at the end of float's range.
@@ -80,19 +93,10 @@ inline Floats exponential(Floats x) {
 #if defined(__AVX512F__)
 
 inline Floats load_floats(const float* from) { return (Floats)_mm512_loadu_ps(from); }
-inline Floats load_floats(const int8_t* from) {
-  const __m128i bytes = _mm_loadu_si128((const __m128i*)from);
-  return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
-}
 inline Floats load_floats(const BFloat16* from) {
   const __m256i halves = _mm256_loadu_si256((const __m256i*)from);
   const __m512i words = _mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
   return (Floats)_mm512_castsi512_ps(words);
-}
-inline void load_nibbles(const uint8_t* from, Floats& low, Floats& high) {
-  const __m512i words = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)from));
-  low = (Floats)_mm512_cvtepi32_ps(_mm512_and_si512(words, _mm512_set1_epi32(15)));
-  high = (Floats)_mm512_cvtepi32_ps(_mm512_srli_epi32(words, 4));
 }
 inline Floats multiply_add(Floats a, Floats b, Floats c) {
   return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -101,19 +105,10 @@ inline Floats multiply_add(Floats a, Floats b, Floats c) {
 #elif defined(__AVX2__) && defined(__FMA__)
 
 inline Floats load_floats(const float* from) { return (Floats)_mm256_loadu_ps(from); }
-inline Floats load_floats(const int8_t* from) {
-  const __m128i bytes = _mm_loadl_epi64((const __m128i*)from);
-  return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
-}
 inline Floats load_floats(const BFloat16* from) {
   const __m128i halves = _mm_loadu_si128((const __m128i*)from);
   const __m256i words = _mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16);
   return (Floats)_mm256_castsi256_ps(words);
-}
-inline void load_nibbles(const uint8_t* from, Floats& low, Floats& high) {
-  const __m256i words = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)from));
-  low = (Floats)_mm256_cvtepi32_ps(_mm256_and_si256(words, _mm256_set1_epi32(15)));
-  high = (Floats)_mm256_cvtepi32_ps(_mm256_srli_epi32(words, 4));
 }
 inline Floats multiply_add(Floats a, Floats b, Floats c) {
   // Spelled out: for these CPUs GCC's tuning splits a chain of sums into two instructions each.
@@ -127,12 +122,6 @@ inline Floats load_floats(const Value* from) {
   Floats floats;
   for (int lane = 0; lane < LANES; ++lane) floats[lane] = to_float(from[lane]);
   return floats;
-}
-inline void load_nibbles(const uint8_t* from, Floats& low, Floats& high) {
-  for (int lane = 0; lane < LANES; ++lane) {
-    low[lane] = from[lane] & 15;
-    high[lane] = from[lane] >> 4;
-  }
 }
 inline Floats multiply_add(Floats a, Floats b, Floats c) { return a * b + c; }
 

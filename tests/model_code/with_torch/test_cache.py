@@ -92,7 +92,11 @@ def test_tokens_taken_out_and_put_back_elsewhere_continue_with_the_same_bits(
     assert torch.equal(second.export_tokens(2, 16, 40), first.export_tokens(1, 16, 40))
     span = Span(2, torch.tensor([48]), 22)
     found = decoder.logits(decoder(tokens[None, 48:], second, span)[0])
-    assert torch.equal(found, expected[48:])
+    # Few tokens go through a llama in one call if its slots are whole, else through its modules.
+    if page_tokens and name == "llama":
+        assert relative(found, expected[48:]) < 1e-5
+    else:
+        assert torch.equal(found, expected[48:])
 
 
 def test_the_latents_of_a_block_are_one_run_of_tokens_for_each_layer() -> None:

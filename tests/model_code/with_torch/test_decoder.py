@@ -174,12 +174,55 @@ def test_sequences_that_join_and_leave_a_batch_say_what_they_say_alone(
     given: list[tuple[int, int, int]],
 ) -> None:
     requests = [(seed, length, limit) for seed, (_, length, limit) in enumerate(given)]
-    sequences = [sequence(*request) for request in requests]
     joins: dict[int, list[int]] = {}
     for index, (step, _, _) in enumerate(given):
         joins.setdefault(step, []).append(index)
-    run(Batch(MODEL, slots=4, context=CONTEXT), sequences, lambda step: joins.get(step, []))
-    assert [s.generated for s in sequences] == [alone(*request) for request in requests]
+    for together in (False, True):
+        sequences = [sequence(*request) for request in requests]
+        batch = Batch(MODEL, slots=4, context=CONTEXT, together=together)
+        run(batch, sequences, lambda step: joins.get(step, []))
+        assert [s.generated for s in sequences] == [alone(*request) for request in requests]
+
+
+class Passes:
+    """Counts the tokens of each pass, with padding: an observer that sees no shapes of its own."""
+
+    def __init__(self) -> None:
+        self.architecture, self.dtype = MODEL.architecture, MODEL.dtype
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __call__(self, tokens_BS: Any, cache: KVCache, span: Span) -> Any:  # noqa: N803
+        self.shapes.append(tuple(tokens_BS.shape))
+        return MODEL(tokens_BS, cache, span)
+
+    def logits(self, states: Any) -> Any:
+        return MODEL.logits(states)
+
+    def reading(self, sequences: list[Sequence]) -> None:
+        self.seen = len(sequences)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "observed", "shapes"),
+    [
+        ([5, 6, 7], False, [(3, 7), (3, 1)]),
+        ([6, 6, 7], True, [(2, 6), (2, 1), (1, 7), (1, 1)]),  # equally many of each
+        ([3, 30], False, [(1, 3), (1, 1), (1, 30), (1, 1)]),  # too much padding
+        ([90, 90, 90], False, [(2, 90), (2, 1), (1, 90), (1, 1)]),  # more than a chunk
+    ],
+)
+def test_short_prompts_are_read_together(
+    lengths: list[int], observed: bool, shapes: list[tuple[int, int]]
+) -> None:
+    passes = Passes()
+    batch = Batch(passes, slots=3, context=CONTEXT, together=True)
+    if observed:
+        batch.observer = passes
+    sequences = [sequence(seed, length, 2) for seed, length in enumerate(lengths)]
+    run(batch, sequences, lambda step: [*range(len(lengths))][: 9 * (step == 0)])
+    assert passes.shapes[: len(shapes)] == shapes
+    for seed, (length, found) in enumerate(zip(lengths, sequences, strict=True)):
+        assert found.generated == alone(seed, length, 2)
 
 
 def test_one_that_leaves_early_does_not_disturb_the_others() -> None:
