@@ -164,8 +164,8 @@ class Stepper {
       turned(part, part.query_norm, made, N, head * G + g, position, float(part.scale),
              queries + g * H);
     }
-    attend(queries, G, H, keys + begin * H, values + begin * H, end - begin, float(part.softcap),
-           scores, out);
+    attend(queries, G, Dense<Number>{keys + begin * H, H},
+           Values<Number>{values + begin * H, H, H}, end - begin, float(part.softcap), scores, out);
   }
 
   // One of the heads of queries or keys: normed, rotated and scaled.
