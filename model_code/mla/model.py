@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from model_code.common.attention import grouped_attention
 from model_code.common.cache import LayerCache
+from model_code.common.kernels import latents
 from model_code.common.layers import Attention
 from model_code.common.linear import Linear
 from model_code.common.norm import RMSNorm
@@ -62,12 +63,17 @@ class LatentAttention(nn.Module):
         query_BSNW = torch.cat([absorbed_BSNR, turned_BSNE], dim=-1)
         kept_BS1W = torch.cat([latent_BSR[:, :, None], key_BS1E], dim=-1)
         (seen_B1TW,), mask_BST = cache.update([kept_BS1W], span)
-        # The latents are keys and values at once: they are read as one matrix, and the rotated
-        # part that comes out beside them is cut off.
-        out_BSNW = grouped_attention(query_BSNW, seen_B1TW, seen_B1TW, mask_BST, self.scale)
+        if span.tokens == 1 and latents.fit(seen_B1TW[:, 0]):
+            out_BSNR = latents.attend(
+                query_BSNW[:, 0], seen_B1TW[:, 0], span.ends_B, rank=self.rank, scale=self.scale
+            ).to(x_BSD.dtype)[:, None]
+        else:
+            # The latents are keys and values at once: they are read as one matrix, and the rotated
+            # part that comes out beside them is cut off.
+            out_BSNW = grouped_attention(query_BSNW, seen_B1TW, seen_B1TW, mask_BST, self.scale)
+            out_BSNR = out_BSNW[..., : self.rank]
         values_NVR = self.expand_NXR[:, self.plain :]
-        out_BSNV = _per_head(out_BSNW[..., : self.rank], values_NVR.mT)
-        return self.output(out_BSNV.flatten(2))
+        return self.output(_per_head(out_BSNR, values_NVR.mT).flatten(2))
 
     def _query(self, x_BSD: Tensor, rotary: Rotary, span: Span) -> tuple[Tensor, Tensor]:
         """Return queries without position [B, S, N, P], and their rotated part [B, S, N, E]."""

@@ -30,16 +30,23 @@ inline float soften(float* scores, int64_t count, float softcap, float& largest)
   return found;
 }
 
+// Values of positions, `apart` numbers from each other.
+template <typename Number>
+struct Values {
+  const Number* numbers;
+  int64_t width, apart;
+};
+
 // R heads' weighted values, V registers of each at a time; returns where it stopped.
 template <int R, int V, typename Number>
-inline int64_t weigh(const float* weights, const Number* values, int64_t count, int64_t width,
-                     int64_t h, float* out, int64_t stride) {
-  for (; h + V * LANES <= width; h += V * LANES) {
+inline int64_t weigh(const float* weights, const Values<Number>& values, int64_t count, int64_t h,
+                     float* out, int64_t stride) {
+  for (; h + V * LANES <= values.width; h += V * LANES) {
     Floats sums[R][V] = {};
     for (int64_t t = 0; t < count; ++t) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
-        const Floats value = load_floats(values + t * width + h + v * LANES);
+        const Floats value = load_floats(values.numbers + t * values.apart + h + v * LANES);
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
           sums[r][v] = multiply_add(broadcast(weights[r * count + t]), value, sums[r][v]);
@@ -53,40 +60,41 @@ inline int64_t weigh(const float* weights, const Number* values, int64_t count, 
 }
 
 template <int R, typename Number>
-inline void weigh(const float* weights, const Number* values, int64_t count, int64_t width,
-                  float* out, int64_t stride) {
-  int64_t h = weigh<R, R == 1 ? 4 : 2>(weights, values, count, width, 0, out, stride);
-  h = weigh<R, 1>(weights, values, count, width, h, out, stride);
+inline void weigh(const float* weights, const Values<Number>& values, int64_t count, float* out,
+                  int64_t stride) {
+  int64_t h = weigh<R, R == 1 ? 4 : 2>(weights, values, count, 0, out, stride);
+  h = weigh<R, 1>(weights, values, count, h, out, stride);
   for (int r = 0; r < R; ++r) {
-    for (int64_t rest = h; rest < width; ++rest) {
+    for (int64_t rest = h; rest < values.width; ++rest) {
       float total = 0;
       for (int64_t t = 0; t < count; ++t) {
-        total += weights[r * count + t] * to_float(values[t * width + rest]);
+        total += weights[r * count + t] * to_float(values.numbers[t * values.apart + rest]);
       }
       out[r * stride + rest] = total;
     }
   }
 }
 
-// `queries` [G, H] are scaled; `scores` has room for [G, T]; `out` is [G, H + 2].
+// `queries` [G, W] are scaled, keys as wide; `scores` has room for [G, T]; `out` is [G, H + 2].
 template <typename Number>
-inline void attend(const float* queries, int64_t heads, int64_t width, const Number* keys,
-                   const Number* values, int64_t count, float softcap, float* scores, float* out) {
-  const Rows rows = {queries, nullptr, nullptr, nullptr, width};
-  multiply(rows, heads, Dense<Number>{keys, width}, 0, count, scores, count);
-  const int64_t stride = width + 2;
+inline void attend(const float* queries, int64_t heads, const Dense<Number>& keys,
+                   const Values<Number>& values, int64_t count, float softcap, float* scores,
+                   float* out) {
+  const Rows rows = {queries, nullptr, nullptr, nullptr, keys.inputs};
+  multiply(rows, heads, keys, 0, count, scores, count);
+  const int64_t stride = values.width + 2;
   for (int64_t g = 0; g < heads; ++g) {
-    float* head = out + g * stride + width;
+    float* head = out + g * stride + values.width;
     head[1] = soften(scores + g * count, count, softcap, head[0]);
   }
   int64_t g = 0;
   for (; g + 4 <= heads; g += 4) {
-    weigh<4>(scores + g * count, values, count, width, out + g * stride, stride);
+    weigh<4>(scores + g * count, values, count, out + g * stride, stride);
   }
   for (; g + 2 <= heads; g += 2) {
-    weigh<2>(scores + g * count, values, count, width, out + g * stride, stride);
+    weigh<2>(scores + g * count, values, count, out + g * stride, stride);
   }
-  if (g < heads) weigh<1>(scores + g * count, values, count, width, out + g * stride, stride);
+  if (g < heads) weigh<1>(scores + g * count, values, count, out + g * stride, stride);
 }
 
 // Joins the runs of one head, `stride` apart; without any, there is nothing to see.

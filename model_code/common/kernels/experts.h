@@ -19,10 +19,6 @@ struct Experts {
   int64_t visits() const { return tokens * chosen; }
 };
 
-// Memory that nobody has filled with zeros first.
-using Scratch = std::unique_ptr<float[]>;
-inline Scratch scratch(int64_t numbers) { return Scratch(new float[numbers]); }
-
 // SwiGLU of one row, `count` gates and as many values; or with GELU by tanh in the place of SiLU.
 // Both weigh the gate by a logistic function: GELU's tanh(z) is 2 / (1 + e^-2z) - 1.
 template <bool GELU>

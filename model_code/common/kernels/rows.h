@@ -12,6 +12,10 @@
 
 namespace isomorph {
 
+// Memory that nobody has filled with zeros first.
+using Scratch = std::unique_ptr<float[]>;
+inline Scratch scratch(int64_t numbers) { return Scratch(new float[numbers]); }
+
 constexpr int GROUP = 32;
 
 inline int64_t groups_of(int64_t inputs) { return (inputs + GROUP - 1) / GROUP; }

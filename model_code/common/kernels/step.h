@@ -183,9 +183,9 @@ class Stepper {
       turned(part, part.query_norm, qkv_.get() + row * (N + 2 * K) * H, N, head * G + g,
              of_.positions[row], float(part.scale), queries + g * H);
     }
-    attend(queries, G, H, static_cast<const Number*>(kept.keys) + place,
-           static_cast<const Number*>(kept.values) + place, end - begin, float(part.softcap),
-           queries + G * H, out);
+    attend(queries, G, Dense<Number>{static_cast<const Number*>(kept.keys) + place, H},
+           Values<Number>{static_cast<const Number*>(kept.values) + place, H, H}, end - begin,
+           float(part.softcap), queries + G * H, out);
   }
 
   // One of the heads of queries or keys: normed, rotated and scaled.

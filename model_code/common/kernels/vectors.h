@@ -63,7 +63,7 @@ inline Floats broadcast(float value) { return value - Floats{}; }
 // next O outputs is fetched meanwhile. Beyond the last one that does nothing.
 template <int R, int O>
 inline void prefetch(const void* place, int64_t bytes_of_output) {
-  if (R == 1) __builtin_prefetch(static_cast<const char*>(place) + O * bytes_of_output);
+  __builtin_prefetch(static_cast<const char*>(place) + O * bytes_of_output);
 }
 
 // 2^x by its bits: the whole part is the exponent, a polynomial makes the rest. Error below 2e-7 of
