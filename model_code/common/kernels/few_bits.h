@@ -115,7 +115,7 @@ inline void tile(const Rows& x, const Eight& weight, float (&out)[R][O]) {
 #pragma GCC unroll 8
     for (int o = 0; o < O; ++o) {
       const int8_t* const numbers = weight.numbers + o * inputs + g * GROUP;
-      if (g % 2 == 0) prefetch<R, O>(numbers, inputs);
+      if (R == 1 && g % 2 == 0) prefetch<O>(numbers, inputs);
       const Bytes column = load_bytes(numbers), size = magnitude(column);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
@@ -164,7 +164,7 @@ inline void tile(const Rows& x, const Four& weight, float (&out)[R][O]) {
 #pragma GCC unroll 8
     for (int o = 0; o < O; ++o) {
       const Four column = weight.from(o);
-      if (g % 4 == 0) prefetch<R, O>(column.nibbles + g * GROUP / 2, weight.inputs / 2);
+      if (R == 1 && g % 4 == 0) prefetch<O>(column.nibbles + g * GROUP / 2, weight.inputs / 2);
       const Bytes numbers = load_nibbles(column.nibbles + g * GROUP / 2);
       const float scale = to_float(column.scales[2 * g]);
 #pragma GCC unroll 8

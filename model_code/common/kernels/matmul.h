@@ -41,7 +41,7 @@ inline void tile(const Rows& x, const Dense<Number>& weight, float (&out)[R][O])
     for (int o = 0; o < O; ++o) {
       const Number* const numbers = weight.numbers + o * inputs + i;
       if (i * int64_t(sizeof(Number)) % CACHE_LINE == 0) {
-        prefetch<R, O>(numbers, inputs * sizeof(Number));
+        prefetch<O>(numbers, inputs * sizeof(Number));
       }
       const Floats column = load_floats(numbers);
 #pragma GCC unroll 8

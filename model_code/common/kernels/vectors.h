@@ -59,9 +59,9 @@ inline float sum(Floats vector) {
 
 inline Floats broadcast(float value) { return value - Floats{}; }
 
-// One row waits for memory, and the CPU's own prefetcher stops at each 4 KiB: the same place of the
+// Few rows wait for memory, and the CPU's own prefetcher stops at each 4 KiB: the same place of the
 // next O outputs is fetched meanwhile. Beyond the last one that does nothing.
-template <int R, int O>
+template <int O>
 inline void prefetch(const void* place, int64_t bytes_of_output) {
   __builtin_prefetch(static_cast<const char*>(place) + O * bytes_of_output);
 }
