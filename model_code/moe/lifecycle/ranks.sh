@@ -22,7 +22,12 @@ words=(--config "$JOB_CONFIG" --data "$SHARED/data/$JOB_DATA" --checkpoints "$SH
 [ "$JOB_PEAK_TFLOPS" = 0 ] || words+=(--peak-tflops "$JOB_PEAK_TFLOPS")
 
 cd "$ROOT/opt/isomorph/code"
-exec "$ROOT/opt/isomorph/venv/bin/python" -m torch.distributed.run --nnodes "$SLURM_JOB_NUM_NODES" \
+trap : TERM # Slurm tells all processes of a step: the ranks save, and this waits for them
+status=0
+"$ROOT/opt/isomorph/venv/bin/python" -m torch.distributed.run --nnodes "$SLURM_JOB_NUM_NODES" \
   --nproc-per-node "$JOB_RANKS" --max-restarts "$JOB_RESTARTS" --local-addr "$ISOMORPH_NODE_ADDRESS" \
   --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" --rdzv-endpoint "$1" \
-  -m model_code.moe.train "${words[@]}"
+  -m model_code.moe.train "${words[@]}" || status=$?
+# srun ends a step when it hears of a failed rank, and drops what that rank said last if it comes later.
+[ "$status" = 0 ] || sleep 2
+exit "$status"
