@@ -63,10 +63,11 @@ class LatentAttention(nn.Module):
         query_BSNW = torch.cat([absorbed_BSNR, turned_BSNE], dim=-1)
         kept_BS1W = torch.cat([latent_BSR[:, :, None], key_BS1E], dim=-1)
         (seen_B1TW,), mask_BST = cache.update([kept_BS1W], span)
-        if span.tokens == 1 and latents.fit(seen_B1TW[:, 0]):
+        if x_BSD.shape[1] == 1 and latents.fit(seen_B1TW[:, 0]):
             out_BSNR = latents.attend(
-                query_BSNW[:, 0], seen_B1TW[:, 0], span.ends_B, rank=self.rank, scale=self.scale
-            ).to(x_BSD.dtype)[:, None]
+                query_BSNW[:, 0], seen_B1TW[:, 0], span.positions_BS[:, 0] + 1,
+                rank=self.rank, scale=self.scale,
+            ).to(x_BSD.dtype)[:, None]  # fmt: skip
         else:
             # The latents are keys and values at once: they are read as one matrix, and the rotated
             # part that comes out beside them is cut off.

@@ -124,7 +124,7 @@ def test_what_was_foreseen_is_a_hit_and_not_loaded_again(divided: Path) -> None:
         cache._collect()
         time.sleep(0.001)
     visit(cache, 2, 4, 5)
-    assert source.asked == [(2, 4), (2, 5)]
+    assert sorted(source.asked) == [(2, 4), (2, 5)]  # by threads, side by side
     assert metrics.total("ExpertHits") == metrics.total("ExpertPrefetchHits") == 2
 
 
