@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from math import exp
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 
 from bench import sparsity
@@ -28,6 +29,7 @@ STEPS, SEEDS = 400, (0, 1, 2)
 _SEQUENCES = 8  # of a step: half of the config's, for six trainings in one measurement
 _HELD_OUT = 65_536  # tokens that are not learnt: of fewer, seeds differ by more than models do
 _PIECES = 200
+_LAST = 50  # batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,11 @@ class Run:
 
     losses: tuple[float, ...]
     held_out: float
+
+    @property
+    def last(self) -> float:
+        """The mean loss of the last batches, which were new to the model as well."""
+        return fmean(self.losses[-_LAST:])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +61,8 @@ def rows() -> Iterator[Row]:
     for seed, ours, theirs in zip(SEEDS, found.mixture, found.dense, strict=True):
         yield Row(
             name=f"loss a token of unseen text after {STEPS} steps, tiny, seed {seed}",
-            ours=f"{ours.held_out:.4f} ({whole}, {active} active)",
-            peer=f"dense of {peer}: {theirs.held_out:.4f}",
+            ours=f"{ours.held_out:.4f} ({whole}, {active} active; last batches {ours.last:.3f})",
+            peer=f"dense of {peer}: {theirs.held_out:.4f} (last batches {theirs.last:.3f})",
             ratio=exp(theirs.held_out - ours.held_out), target=1.0,
         )  # fmt: skip
     yield from sparsity.rows(found.sparse)
