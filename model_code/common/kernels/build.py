@@ -22,7 +22,7 @@ SOURCES = (
     "attend.h", "latents.h", "layer.h", "step.h", "mixture.h", "kernels.cpp",
 )  # fmt: skip
 _COMPILERS = ("c++", "g++", "clang++")
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-w")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-pthread", "-shared", "-fPIC", "-w")
 _TIMEOUT_S = 120
 
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "matmul.h"
+#include "team.h"
 
 namespace isomorph {
 
@@ -85,16 +86,13 @@ void visit_experts(const float* x, const int64_t* choices, const Weight& gate_up
   const Scratch rows = scratch(visits * D), out = scratch(visits * D);
   const Scratch made_up = scratch(visits * 2 * F), inner = scratch(visits * F);
   Rounded rounded_rows(visits, D), rounded_inner(visits, F);
-#pragma omp parallel num_threads(threads)
-  {
-#pragma omp for schedule(static)
-    for (int64_t v = 0; v < visits; ++v) {
+in_phases(threads, 5, [&](Member& team) {
+    team.run(visits, [&](int64_t v) {
       const float* row = x + plan.order[v] / of.chosen * D;
       std::copy(row, row + D, rows.get() + v * D);
       if (Weight::FEW_BITS) rounded_rows.round(rows.get(), D, v);
-    }
-#pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < touched * parts; ++task) {
+    });
+    team.run(touched * parts, [&](int64_t task) {
       const int64_t i = task / parts, from = end_of_part(F, task % parts, parts);
       const int64_t to = end_of_part(F, task % parts + 1, parts), begin = plan.starts[i];
       const int64_t count = plan.starts[i + 1] - begin;
@@ -103,27 +101,24 @@ void visit_experts(const float* x, const int64_t* choices, const Weight& gate_up
       float* made = made_up.get() + begin * 2 * F;
       multiply(given, count, weight, from, to, made, 2 * F);
       multiply(given, count, weight, F + from, F + to, made, 2 * F);
-    }
-#pragma omp for schedule(static)
-    for (int64_t v = 0; v < visits; ++v) {
+    });
+    team.run(visits, [&](int64_t v) {
       const float* row = made_up.get() + v * 2 * F;
       gate<false>(row, row + F, F, inner.get() + v * F);
       if (Weight::FEW_BITS) rounded_inner.round(inner.get(), F, v);
-    }
-#pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < touched * parts; ++task) {
+    });
+    team.run(touched * parts, [&](int64_t task) {
       const int64_t i = task / parts, from = end_of_part(D, task % parts, parts);
       const int64_t to = end_of_part(D, task % parts + 1, parts), begin = plan.starts[i];
       const int64_t count = plan.starts[i + 1] - begin;
       multiply(rounded_inner.of(inner.get(), F).from(begin), count,
                down.from(plan.touched[i] * D), from, to, out.get() + begin * D, D);
-    }
-#pragma omp for schedule(static)
-    for (int64_t v = 0; v < visits; ++v) {
+    });
+    team.run(visits, [&](int64_t v) {
       const float* row = out.get() + v * D;
       std::copy(row, row + D, results + plan.order[v] * D);
-    }
-  }
+    });
+  });
 }
 
 // Adds each token's results [T, K, D], weighted, in the order of its choices: so any number of
@@ -131,15 +126,16 @@ void visit_experts(const float* x, const int64_t* choices, const Weight& gate_up
 inline void combine(const float* results, const float* shares, float* out, const Experts& of,
                     int threads) {
   const int useful = of.visits() * of.width < (1 << 16) ? 1 : threads;
-#pragma omp parallel for schedule(static) num_threads(useful)
-  for (int64_t t = 0; t < of.tokens; ++t) {
-    float* to = out + t * of.width;
-    std::fill(to, to + of.width, 0.0f);
-    for (int64_t v = t * of.chosen; v < (t + 1) * of.chosen; ++v) {
-      const float* row = results + v * of.width;
-      for (int64_t d = 0; d < of.width; ++d) to[d] += shares[v] * row[d];
-    }
-  }
+  in_phases(useful, 1, [&](Member& team) {
+    team.run(of.tokens, [&](int64_t t) {
+      float* to = out + t * of.width;
+      std::fill(to, to + of.width, 0.0f);
+      for (int64_t v = t * of.chosen; v < (t + 1) * of.chosen; ++v) {
+        const float* row = results + v * of.width;
+        for (int64_t d = 0; d < of.width; ++d) to[d] += shares[v] * row[d];
+      }
+    });
+  });
 }
 
 }  // namespace isomorph

@@ -20,6 +20,7 @@ struct Eight {
     return {static_cast<const int8_t*>(numbers), static_cast<const float*>(scales), inputs};
   }
   Eight from(int64_t output) const { return {numbers + output * inputs, scale + output, inputs}; }
+  int64_t bytes() const { return inputs; }
 };
 
 // int4 in groups. Byte j of a group has input j in its lower half, j + 16 in its upper one; a
@@ -37,6 +38,7 @@ struct Four {
   Four from(int64_t output) const {
     return {nibbles + output * inputs / 2, scales + output * inputs / GROUP * 2, inputs};
   }
+  int64_t bytes() const { return inputs / 2; }
 };
 
 typedef float Octet __attribute__((vector_size(32)));
@@ -107,11 +109,11 @@ inline Octet dots(const Bytes& x, const Bytes& y) {
 #endif
 
 // |w| times x with the sign of w, since there are products of unsigned with signed bytes only.
-template <int R, int O>
+template <int R, int O, int U>
 inline void tile(const Rows& x, const Eight& weight, float (&out)[R][O]) {
   const int64_t inputs = weight.inputs, whole = inputs / GROUP, groups = groups_of(inputs);
-  Octet sums[R][O] = {};
-  for (int64_t g = 0; g < whole; ++g) {
+  Octet sums[U][R][O] = {};
+  const auto add = [&](int64_t g, Octet (&to)[R][O]) __attribute__((always_inline)) {
 #pragma GCC unroll 8
     for (int o = 0; o < O; ++o) {
       const int8_t* const numbers = weight.numbers + o * inputs + g * GROUP;
@@ -121,10 +123,16 @@ inline void tile(const Rows& x, const Eight& weight, float (&out)[R][O]) {
       for (int r = 0; r < R; ++r) {
         const Bytes row = load_bytes(x.bytes + (r * groups + g) * GROUP);
         const Octet found = dots(size, with_sign(row, column));
-        sums[r][o] = multiply_add(found, octet(x.steps[r * groups + g]), sums[r][o]);
+        to[r][o] = multiply_add(found, octet(x.steps[r * groups + g]), to[r][o]);
       }
     }
+  };
+  int64_t g = 0;
+  for (; g + U <= whole; g += U) {
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u) add(g + u, sums[u]);
   }
+  for (; g < whole; ++g) add(g, sums[0]);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
@@ -134,7 +142,7 @@ inline void tile(const Rows& x, const Eight& weight, float (&out)[R][O]) {
         rest += int(x.bytes[r * groups * GROUP + i]) * weight.numbers[o * inputs + i];
       }
       const float last = rest ? float(rest) * x.steps[r * groups + whole] : 0.0f;
-      out[r][o] = (sum(sums[r][o]) + last) * weight.scale[o];
+      out[r][o] = (sum(all_parts(sums, r, o)) + last) * weight.scale[o];
     }
   }
 }
@@ -156,11 +164,11 @@ inline float offsets(const BFloat16* scales, const float* sums, int64_t groups) 
   return found;
 }
 
-template <int R, int O>
+template <int R, int O, int U>
 inline void tile(const Rows& x, const Four& weight, float (&out)[R][O]) {
   const int64_t groups = weight.inputs / GROUP;
-  Octet sums[R][O] = {};
-  for (int64_t g = 0; g < groups; ++g) {
+  Octet sums[U][R][O] = {};
+  const auto add = [&](int64_t g, Octet (&to)[R][O]) __attribute__((always_inline)) {
 #pragma GCC unroll 8
     for (int o = 0; o < O; ++o) {
       const Four column = weight.from(o);
@@ -171,15 +179,22 @@ inline void tile(const Rows& x, const Four& weight, float (&out)[R][O]) {
       for (int r = 0; r < R; ++r) {
         const Bytes row = load_bytes(x.bytes + (r * groups + g) * GROUP);
         const Octet step = octet(scale * x.steps[r * groups + g]);
-        sums[r][o] = multiply_add(dots(numbers, row), step, sums[r][o]);
+        to[r][o] = multiply_add(dots(numbers, row), step, to[r][o]);
       }
     }
+  };
+  int64_t g = 0;
+  for (; g + U <= groups; g += U) {
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u) add(g + u, sums[u]);
   }
+  for (; g < groups; ++g) add(g, sums[0]);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
     for (int o = 0; o < O; ++o) {
-      out[r][o] = sum(sums[r][o]) + offsets(weight.from(o).scales, x.sums + r * groups, groups);
+      const float shifted = offsets(weight.from(o).scales, x.sums + r * groups, groups);
+      out[r][o] = sum(all_parts(sums, r, o)) + shifted;
     }
   }
 }

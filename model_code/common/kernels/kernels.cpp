@@ -21,18 +21,13 @@ void share_out(const float* x, const Weight& weight, float* out, int64_t rows, i
   // More parts than threads: one that the system interrupts leaves its share to the others.
   const int parts = useful == 1 ? 1 : PARTS_OF_A_THREAD * useful;
   Rounded rounded(rows, weight.inputs);
-#pragma omp parallel num_threads(useful)
-  {
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < rows; ++row) {
-      if (Weight::FEW_BITS) rounded.round(x, weight.inputs, row);
-    }
-#pragma omp for schedule(dynamic)
-    for (int part = 0; part < parts; ++part) {
+  in_phases(useful, 2, [&](Member& team) {
+    team.run(Weight::FEW_BITS ? rows : 0, [&](int64_t row) { rounded.round(x, weight.inputs, row); });
+    team.run(parts, [&](int64_t part) {
       multiply(rounded.of(x, weight.inputs), rows, weight, outputs * part / parts,
                outputs * (part + 1) / parts, out, outputs);
-    }
-  }
+    });
+  });
 }
 
 }  // namespace

@@ -77,7 +77,6 @@ inline Stepper::Stepper(const Step& of) : Stepper(of, sizes(of)) {}
 inline Stepper::Stepper(const Step& of, const Sizes& most)
     : of_(of),
       longest_(most.longest),
-      phases_(of.layer_count * PHASES + 1),
       qkv_(scratch(of.rows * most.qkv)),
       runs_(scratch(of.rows * most.runs)),
       attended_(scratch(of.rows * most.attended)),

@@ -11,6 +11,7 @@
 #include <numeric>
 #include <vector>
 
+#include "team.h"
 #include "vectors.h"
 
 namespace isomorph {
@@ -83,11 +84,12 @@ inline void route_one(float* scores, const float* bias, const float* correction,
 inline void route(float* logits, const float* bias, const float* correction, int64_t* choices,
                   float* shares, int64_t tokens, const Rules& of, int threads) {
   const int useful = tokens * of.experts < (1 << 14) ? 1 : threads;
-#pragma omp parallel for schedule(static) num_threads(useful)
-  for (int64_t t = 0; t < tokens; ++t) {
-    route_one(logits + t * of.experts, bias, correction, choices + t * of.chosen,
-              shares + t * of.chosen, of);
-  }
+  in_phases(useful, 1, [&](Member& team) {
+    team.run(tokens, [&](int64_t t) {
+      route_one(logits + t * of.experts, bias, correction, choices + t * of.chosen,
+                shares + t * of.chosen, of);
+    });
+  });
 }
 
 }  // namespace isomorph

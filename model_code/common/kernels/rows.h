@@ -33,6 +33,15 @@ struct Rows {
   }
 };
 
+// The sum of a tile's U parts for a row and an output.
+template <typename Vector, int U, int R, int O>
+inline Vector all_parts(const Vector (&sums)[U][R][O], int r, int o) {
+  Vector total = sums[0][r][o];
+#pragma GCC unroll 8
+  for (int u = 1; u < U; ++u) total += sums[u][r][o];
+  return total;
+}
+
 // Owns what the rounded part of `Rows` points to: room for `rows` of up to `inputs`.
 class Rounded {
  public:

@@ -5,13 +5,10 @@
 
 #pragma once
 
-#include <omp.h>
-
 #include "attend.h"
 #include "experts.h"
 #include "layer.h"
 #include "router.h"
-#include "team.h"
 
 namespace isomorph {
 
@@ -20,9 +17,7 @@ class Stepper {
   explicit Stepper(const Step& of);
 
   void run() {
-#pragma omp parallel num_threads(int(of_.threads))
-    {
-      Member team(phases_);
+    in_phases(int(of_.threads), size_t(of_.layer_count * PHASES + 1), [&](Member& team) {
       settle(team, nullptr, of_.layers[0].attention.norms.before);
       for (int64_t i = 0; i < of_.layer_count; ++i) {
         const Layer& layer = of_.layers[i];
@@ -36,7 +31,7 @@ class Stepper {
         }
         settle(team, &layer.norms, last ? of_.norm : of_.layers[i + 1].attention.norms.before);
       }
-    }
+    });
   }
 
  private:
@@ -177,7 +172,7 @@ class Stepper {
     const int64_t N = part.heads, K = part.kv_heads, H = part.width, G = N / K;
     const int64_t place = begin_of(part, kept, row, head) + begin * H;
     static thread_local std::vector<float> room;
-    room.resize(G * H + G * (end - begin));
+    room.resize(G * H + room_for_scores(G, end - begin));
     float* queries = room.data();
     for (int64_t g = 0; g < G; ++g) {
       turned(part, part.query_norm, qkv_.get() + row * (N + 2 * K) * H, N, head * G + g,
@@ -245,7 +240,6 @@ class Stepper {
 
   const Step& of_;
   const int64_t longest_;
-  Phases phases_;
   Scratch qkv_, runs_, attended_, made_, inner_, logits_, shares_, gathered_, visited_;
   Rounded rounded_, rounded_attended_, rounded_inner_, rounded_gathered_;
   std::vector<std::unique_ptr<Visits>> visits_;  // of each layer: who comes late looks again

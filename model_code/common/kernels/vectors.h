@@ -57,13 +57,26 @@ inline float sum(Floats vector) {
   return lanes[0];
 }
 
+// Arrays of sums must stay in registers: copied as a whole they would be kept in memory.
+inline void store(Floats vector, float* to) { std::memcpy(to, &vector, sizeof vector); }
+
+// Loaded once: GCC would rather load a vector again for each product.
+inline Floats once(Floats vector) {
+#if defined(__AVX2__)
+  asm("" : "+x"(vector));
+#endif
+  return vector;
+}
+
 inline Floats broadcast(float value) { return value - Floats{}; }
 
-// Few rows wait for memory, and the CPU's own prefetcher stops at each 4 KiB: the same place of the
-// next O outputs is fetched meanwhile. Beyond the last one that does nothing.
+// Few rows wait for memory, and the CPU's own prefetcher stops at each 4 KiB. One output is read
+// along its numbers and into the next one's; of several, the same place of the next O is fetched
+// meanwhile. Beyond the last one that does nothing.
 template <int O>
 inline void prefetch(const void* place, int64_t bytes_of_output) {
-  __builtin_prefetch(static_cast<const char*>(place) + O * bytes_of_output);
+  constexpr int64_t AHEAD = 1024;
+  __builtin_prefetch(static_cast<const char*>(place) + (O == 1 ? AHEAD : O * bytes_of_output));
 }
 
 // 2^x by its bits: the whole part is the exponent, a polynomial makes the rest. Error below 2e-7 of
