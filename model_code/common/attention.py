@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_code.common.cache import KVCache, LayerCache
+from model_code.common.kernels import one_token
 from model_code.common.layers import Attention
 from model_code.common.linear import Linear
 from model_code.common.norm import MakeNorm
@@ -88,9 +89,14 @@ def grouped_attention(
     """Attend with the G query heads of a key/value head as rows of one matrix; no mask hides none.
 
     So its keys and values are read once. torch's enable_gqa goes through them for each query head;
-    two plain products with a softmax between them are slower than this fused kernel too.
+    two plain products with a softmax between them are slower than its fused kernel too. One token
+    is for our own kernel, where that is loaded.
     """
     B, S, N, H = query_BSNH.shape
+    if S == 1 and one_token.fit(keys_BKTH, values_BKTH):
+        mask_BT = None if mask_BST is None else mask_BST[:, 0]
+        out_BNH = one_token.attend(query_BSNH[:, 0], keys_BKTH, values_BKTH, mask_BT, scale=scale)
+        return out_BNH[:, None].to(values_BKTH.dtype)
     K = keys_BKTH.shape[1]
     rows_BKXH = query_BSNH.view(B, S, K, N // K, H).permute(0, 2, 3, 1, 4).reshape(B, K, -1, H)
     mask_B1XT = None if mask_BST is None else mask_BST.repeat(1, N // K, 1)[:, None]

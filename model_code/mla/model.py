@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from model_code.common.attention import grouped_attention
 from model_code.common.cache import LayerCache
-from model_code.common.kernels import latents
+from model_code.common.kernels import one_token
 from model_code.common.layers import Attention
 from model_code.common.linear import Linear
 from model_code.common.norm import RMSNorm
@@ -63,16 +63,12 @@ class LatentAttention(nn.Module):
         query_BSNW = torch.cat([absorbed_BSNR, turned_BSNE], dim=-1)
         kept_BS1W = torch.cat([latent_BSR[:, :, None], key_BS1E], dim=-1)
         (seen_B1TW,), mask_BST = cache.update([kept_BS1W], span)
-        if x_BSD.shape[1] == 1 and latents.fit(seen_B1TW[:, 0]):
-            out_BSNR = latents.attend(
-                query_BSNW[:, 0], seen_B1TW[:, 0], span.positions_BS[:, 0] + 1,
-                rank=self.rank, scale=self.scale,
-            ).to(x_BSD.dtype)[:, None]  # fmt: skip
-        else:
-            # The latents are keys and values at once: they are read as one matrix, and the rotated
-            # part that comes out beside them is cut off.
-            out_BSNW = grouped_attention(query_BSNW, seen_B1TW, seen_B1TW, mask_BST, self.scale)
-            out_BSNR = out_BSNW[..., : self.rank]
+        # The latents are keys and values at once: they are read as one matrix, and for torch's
+        # fused kernel, which wants one width, the rotated part that comes out is cut off.
+        one = x_BSD.shape[1] == 1 and one_token.fit(seen_B1TW, seen_B1TW)
+        values_B1TR = seen_B1TW[..., : self.rank] if one else seen_B1TW
+        out_BSNR = grouped_attention(query_BSNW, seen_B1TW, values_B1TR, mask_BST, self.scale)
+        out_BSNR = out_BSNR[..., : self.rank]
         values_NVR = self.expand_NXR[:, self.plain :]
         return self.output(_per_head(out_BSNR, values_NVR.mT).flatten(2))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from model_code.common import kernels
 from model_code.common.batch import Batch, Decodes, PrefixSource, Sequence
 from model_code.common.decoder import Decoder
 from model_code.common.engine import Generation, Piece, PromptTooLongError, Visits
@@ -64,6 +65,7 @@ class NativeEngine:
             from model_code.moe.trace import ExpertTrace
 
             self.trace = self._batch.observer = ExpertTrace(decoder)
+        kernels.loaded()  # compiled now, if that was never done: no request shall wait for it
         self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._jobs: dict[Sequence, _Job] = {}
         self._closing = False

@@ -35,13 +35,7 @@ _SIGNATURES = {
     "isomorph_visit": [_INT, *[_POINTER] * 7, *[_INT64] * 5, _INT],
     "isomorph_combine": [*[_POINTER] * 3, *[_INT64] * 3, _INT],
     "isomorph_route": [_INT, *[_POINTER] * 6, *[_INT64] * 7, _INT, _INT, ctypes.c_float, _INT],
-    "isomorph_attend_latents": [
-        _INT,
-        *[_POINTER] * 4,
-        *[_INT64] * 5,
-        ctypes.c_float,
-        _INT,
-    ],
+    "isomorph_attend_one_token": [_POINTER],
     "isomorph_step": [_POINTER],
 }
 Weight = tuple[Tensor, ...]

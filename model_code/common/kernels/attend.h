@@ -246,8 +246,9 @@ inline void attend(const float* queries, int64_t heads, const Dense<Number>& key
   static thread_local std::vector<float> room, second_room;
   const Dense<float> seen = {floats_of(keys.numbers, count * W, room), W};
   const bool same = values.numbers == keys.numbers;
+  const int64_t reach = (count - 1) * values.apart + values.width;
   const Values<float> weighed = {
-      same ? seen.numbers : floats_of(values.numbers, count * values.apart, second_room),
+      same ? seen.numbers : floats_of(values.numbers, reach, second_room),
       values.width, values.apart};
   for (int64_t g = 0; g < heads; g += 2 * LANES) {
     const int64_t some = std::min<int64_t>(2 * LANES, heads - g);
@@ -265,19 +266,20 @@ inline void merge(const float* run, int64_t width, float* all) {
   all[width + 1] = kept * all[width + 1] + share * run[width + 1];
 }
 
-// Joins the runs of one head, `stride` apart; without any, there is nothing to see.
+// Joins the runs of one head, `stride` apart. Without any, or if none saw anything, there is nothing
+// to see.
 inline void join(const float* runs, int64_t count, int64_t stride, int64_t width, float* out) {
   float largest = -INFINITY, total = 0;
   for (int64_t c = 0; c < count; ++c) largest = std::max(largest, runs[c * stride + width]);
   std::fill(out, out + width, 0.0f);
   for (int64_t c = 0; c < count; ++c) {
     const float* run = runs + c * stride;
+    if (run[width + 1] == 0) continue;  // it saw nothing
     const float share = std::exp(run[width] - largest);
     total += share * run[width + 1];
     for (int64_t h = 0; h < width; ++h) out[h] += share * run[h];
   }
-  if (count == 0) return;
-  for (int64_t h = 0; h < width; ++h) out[h] /= total;
+  for (int64_t h = 0; total > 0 && h < width; ++h) out[h] /= total;
 }
 
 }  // namespace isomorph

@@ -19,7 +19,7 @@ SETTING = "ISOMORPH_KERNELS"
 CHOICES = ("auto", "off")
 SOURCES = (
     "vectors.h", "rows.h", "few_bits.h", "matmul.h", "experts.h", "router.h", "team.h",
-    "attend.h", "latents.h", "layer.h", "step.h", "mixture.h", "kernels.cpp",
+    "attend.h", "one_token.h", "layer.h", "step.h", "mixture.h", "kernels.cpp",
 )  # fmt: skip
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-pthread", "-shared", "-fPIC", "-w")

@@ -2,8 +2,8 @@
 //
 // Inputs and outputs are float32, row after row without gaps; weights are [O, I] as in torch.
 
-#include "latents.h"
 #include "mixture.h"
+#include "one_token.h"
 
 using namespace isomorph;
 
@@ -71,12 +71,8 @@ void isomorph_route(int kind, const float* x, const void* weight, const float* b
   route(logits.get(), bias, correction, choices, shares, tokens, rules, threads);
 }
 
-void isomorph_attend_latents(int kind, const float* queries, const void* kept,
-                             const int64_t* lengths, float* out, int64_t sequences, int64_t heads,
-                             int64_t width, int64_t rank, int64_t apart, float scale,
-                             int threads) {
-  const Latents of = {queries, kept, lengths, out, sequences, heads, width, rank, apart, scale};
-  kind == BFLOAT16 ? attend_latents<BFloat16>(of, threads) : attend_latents<float>(of, threads);
+void isomorph_attend_one_token(const OneToken* of) {
+  of->kind == BFLOAT16 ? attend_one_token<BFloat16>(*of) : attend_one_token<float>(*of);
 }
 
 void isomorph_step(const Step* step) { Stepper(*step).run(); }

@@ -25,6 +25,19 @@ inline void pause() {
 #endif
 }
 
+// Waits for what another thread is about to have done.
+template <typename Done>
+inline void wait(Done done) {
+  constexpr int PATIENCE = 2000;
+  for (int turns = 0; !done(); ++turns) {
+    if (turns < PATIENCE) {
+      pause();
+    } else {
+      sched_yield();  // another program may need this CPU to get on with ours
+    }
+  }
+}
+
 struct alignas(64) Phase {
   std::atomic<int64_t> next{0}, done{0};
 };
@@ -44,18 +57,10 @@ class Member {
       task(i);
       phase.done.fetch_add(1, std::memory_order_release);
     }
-    for (int turns = 0; phase.done.load(std::memory_order_acquire) < count; ++turns) {
-      if (turns < PATIENCE) {
-        pause();
-      } else {
-        sched_yield();  // another program may need this CPU to get on with ours
-      }
-    }
+    wait([&] { return phase.done.load(std::memory_order_acquire) >= count; });
   }
 
  private:
-  static constexpr int PATIENCE = 2000;
-
   Phases& phases_;
   size_t at_ = 0;
 };
@@ -90,7 +95,7 @@ class Pool {
     }
     body();
     state_.fetch_and(~OPEN);
-    while (state_.load(std::memory_order_acquire) & INSIDE) pause();
+    wait([&] { return !(state_.load(std::memory_order_acquire) & INSIDE); });
   }
 
  private:
