@@ -92,6 +92,9 @@ GROUP_TRACE: dict[str, tuple[Any, Any, Any]] = {
     "zone": ({"zone": "us-east-1b"}, lambda found: literal(group("OverrideVpcConfig")(found)[
         "Subnets"][0]), "{test-foundation-PrivateSubnet2}"),
     "plan": (P5E, group("TrainingPlanArn"), PLAN),
+    "capacity": ({"capacity": "on_demand"}, group("CapacityRequirements"), {"OnDemand": {}}),
+    "interface": ({**P5E, "interface": "efa-only"}, group("NetworkInterface"),
+                  {"InterfaceType": "efa-only"}),
     "partition": ({"partition": "large"}, lambda found: group("SlurmConfig")(found)[
         "PartitionNames"], ["large"]),
     "deep_health_checks": ({**P5E, "deep_health_checks": ["InstanceStress"]},
