@@ -122,6 +122,8 @@ def many(number: int, **more: Any) -> dict[str, Any]:
         (governed({"quota": 1}), "governance.teams.research.quota: unknown key; allowed: borrow_"),
         (governed(priorities={"urgent": 101}),
          "governance.priorities: got 101 for urgent; a weight is 0 to 100"),
+        (governed(topology="rack"),
+         "governance.topology: got 'rack'; allowed: 'topology.k8s.aws/network-node-layer-1', "),
         (settings(governance={"teams": {"A team": TEAM}}),
          "governance.teams: got 'A team' as a team's name; allowed: up to 40 small letters"),
         ({**changed(count=3)},

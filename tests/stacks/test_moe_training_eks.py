@@ -73,6 +73,8 @@ TRACE: dict[str, tuple[Any, Any, Any]] = {
     "governance.fair_share": (governed(fair_share=False), scheduler("FairShare"), "Disabled"),
     "governance.idle_sharing": (governed(idle_sharing=True), scheduler("IdleResourceSharing"),
                                 "Enabled"),
+    "governance.topology": (governed(topology="topology.k8s.aws/network-node-layer-3"),
+                            output("Topology"), "topology.k8s.aws/network-node-layer-3"),
     "governance.teams": (governed(), lambda found: len(resources(found, QUOTA)), 2),
     "team.nodes": (governed({"nodes": 3}),
                    lambda found: quota(found)["ComputeQuotaConfig"]["ComputeQuotaResources"],
