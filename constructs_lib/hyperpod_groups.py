@@ -8,6 +8,8 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_sagemaker as sagemaker
 
 Role = Literal["controller", "login", "workers", "data"]
+Capacity = Literal["on_demand", "spot"]
+Interface = Literal["efa", "efa-only"]
 _SLURM_NODES = {
     "controller": "Controller",
     "login": "Login",
@@ -29,6 +31,9 @@ class NodeGroup:
         volume_gib: Disk besides the system's, at /opt/sagemaker.
         zone: Where its nodes are; left out, where the cluster's are.
         plan_arn: The training plan that its nodes come from.
+        capacity: How its nodes are bought; left out, on demand or by the plan.
+        interface: Of a node's EFA cards: with an address each, or for EFA alone; left out,
+            HyperPod chooses.
         partition: Of Slurm; left out, the group's name.
         deep_health_checks: What is tested before a node takes work.
         threads_per_core: 1 switches hyper-threads off; left out, as the type has them.
@@ -43,6 +48,8 @@ class NodeGroup:
     volume_gib: int = 100
     zone: str | None = None
     plan_arn: str | None = None
+    capacity: Capacity | None = None
+    interface: Interface | None = None
     partition: str | None = None
     deep_health_checks: Sequence[str] = ()
     threads_per_core: int | None = None
@@ -112,10 +119,12 @@ def instance_group(
     cluster = sagemaker.CfnCluster
     kubernetes = cluster.ClusterKubernetesConfigProperty(labels=dict(group.labels))
     return cluster.ClusterInstanceGroupProperty(
+        capacity_requirements=_capacity(group),
         instance_group_name=group.name,
         instance_type=group.instance_type,
         instance_count=group.count,
         min_instance_count=group.min_count,
+        network_interface=_interface(group),
         execution_role=start.role_arn,
         life_cycle_config=cluster.ClusterLifeCycleConfigProperty(
             source_s3_uri=start.scripts, on_create=start.entry
@@ -131,6 +140,22 @@ def instance_group(
         threads_per_core=group.threads_per_core,
         training_plan_arn=group.plan_arn,
     )
+
+
+def _capacity(
+    group: NodeGroup,
+) -> sagemaker.CfnCluster.ClusterCapacityRequirementsProperty | None:
+    """Return which of the two ways; neither has an option yet, so each is an empty object."""
+    requirements = sagemaker.CfnCluster.ClusterCapacityRequirementsProperty
+    if group.capacity is None:
+        return None
+    return requirements(spot={}) if group.capacity == "spot" else requirements(on_demand={})
+
+
+def _interface(group: NodeGroup) -> sagemaker.CfnCluster.ClusterNetworkInterfaceProperty | None:
+    if group.interface is None:
+        return None
+    return sagemaker.CfnCluster.ClusterNetworkInterfaceProperty(interface_type=group.interface)
 
 
 def _disks(

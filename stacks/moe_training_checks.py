@@ -21,7 +21,8 @@ Conflicts = Iterator[tuple[str, str]]
 
 # Addresses of a node in its subnet. Of P5 nodes as HyperPod's documentation has them: one for each
 # of 32 network cards on Slurm, and 49 more for pods on EKS:
-# docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-hyperpod-prerequisites.html
+# docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-hyperpod-prerequisites.html. EFA-only interfaces
+# take none: docs.aws.amazon.com/AWSEC2/latest/UserGuide/create-efa.html.
 EFA_ADDRESSES = {"slurm": 32, "eks": 81}
 ADDRESSES = {"slurm": 1, "eks": 50}
 # Of a subnet: five that AWS keeps, and room for endpoints, file servers and other stacks' nodes.
@@ -41,7 +42,8 @@ def conflicts(
         )
     yield from _zones(settings, environment)
     for name, group in settings.groups.items():
-        for key, text in _group(settings, group, environment):
+        found = (*_group(settings, group, environment), *_capacity(settings, group))
+        for key, text in found:
             yield f"groups.{name}.{key}", text
     yield from _addresses(settings, environment)
     yield from _experts(settings, model)
@@ -144,23 +146,51 @@ def _group(
         yield "plan.arn", f"got {plan.arn!r}; must be of {where[0]} and account {where[1]}"
 
 
+def _capacity(settings: "MoeTrainingSettings", group: GroupSettings) -> Conflicts:
+    """Yield ways of buying and of attaching nodes that exclude each other."""
+    if group.capacity and group.plan:
+        yield (
+            "capacity",
+            f"got {group.capacity!r} and a plan, which is a third way of buying nodes: leave one "
+            f"of the two out",
+        )
+    elif group.capacity == "spot" and group.role in ("controller", "login"):
+        yield (
+            "capacity",
+            f"got 'spot' with role {group.role!r}, without whose node nobody can work; allowed: "
+            f"on_demand",
+        )
+    elif group.capacity == "spot" and not settings.continuous:
+        yield (
+            "capacity",
+            "got 'spot', which HyperPod has with continuous provisioning alone: add `continuous: "
+            "true` to training, or leave capacity out",
+        )
+    if group.interface and group.machine is not None and not group.machine.efa:
+        yield "interface", f"got with {group.instance_type}, which has no EFA card: leave it out"
+
+
 def _addresses(settings: "MoeTrainingSettings", environment: EnvironmentConfig) -> Conflicts:
     """Compare what the nodes of each zone take with what its subnet has."""
     mask = PrivateVpc.PRIVATE_MASK
     free = ipaddress.ip_network(f"10.0.0.0/{mask}").num_addresses - KEPT
     needed: dict[str, int] = {}
+    with_cards: set[str] = set()
     for group in settings.groups.values():
         efa = group.machine is not None and group.machine.efa > 0
-        each = (EFA_ADDRESSES if efa else ADDRESSES)[settings.orchestrator]
+        cards = efa and group.interface != "efa-only"
+        each = (EFA_ADDRESSES if cards else ADDRESSES)[settings.orchestrator]
         zone = settings.zone_of(group, environment.availability_zones)
         needed[zone] = needed.get(zone, 0) + group.count * each
+        with_cards |= {zone} if cards else set()
     for zone, addresses in needed.items():
         if addresses > free:
+            saving = ", or interface: efa-only" if zone in with_cards else ""
             yield (
                 "groups",
                 f"nodes in {zone} take {addresses:,} addresses with orchestrator "
                 f"{settings.orchestrator!r}; its private subnet, a /{mask}, has {free:,} for them: "
-                f"fewer nodes, or some in another zone",
+                f"fewer nodes, or some in another zone{saving}",
             )
 
 
@@ -213,7 +243,13 @@ def _principals(settings: "MoeTrainingSettings") -> Conflicts:
 
 
 def remarks(settings: "MoeTrainingSettings", model: str) -> Iterator[str]:
-    """Yield where the nodes are too few for what they are to train, as the planner sees it."""
+    """Yield where AWS may refuse the settings, or the planner sees too few nodes for the model."""
+    for name, group in settings.groups.items():
+        if group.capacity == "spot" and settings.orchestrator == "slurm":
+            yield (
+                f"groups.{name}: HyperPod documents Spot for EKS alone; with Slurm it may refuse "
+                f"the group, and the cluster with it"
+            )
     try:
         architecture = resolve(settings.architecture or model)
     except PlanError:

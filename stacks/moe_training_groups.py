@@ -49,6 +49,16 @@ class GroupSettings(Section):
     plan: PlanSettings | None = Field(
         default=None, description="the training plan that its nodes come from"
     )
+    capacity: Literal["on_demand", "spot"] | None = Field(
+        default=None,
+        description="how its nodes are bought; spot: cheaper, and taken away at two minutes' "
+        "notice; left out, on demand or by the plan",
+    )
+    interface: Literal["efa", "efa-only"] | None = Field(
+        default=None,
+        description="of a node's EFA cards: each with an address, or for EFA alone, which saves "
+        "addresses; left out, HyperPod chooses",
+    )
     partition: str | None = Field(
         default=None,
         max_length=63,
@@ -118,6 +128,8 @@ class GroupSettings(Section):
             volume_gib=self.volume_gib,
             zone=self.zone,
             plan_arn=self.plan.arn if self.plan else None,
+            capacity=self.capacity,
+            interface=self.interface,
             partition=self.partition,
             deep_health_checks=self.deep_health_checks,
             threads_per_core=self.threads_per_core,

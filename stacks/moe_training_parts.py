@@ -9,6 +9,14 @@ from constructs_lib import AccountingDatabase, Lustre, Policy, Team, TrainingLim
 
 ROLE_PATTERN = r"^arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+$"
 TEAM_PATTERN = r"^[a-z0-9](-*[a-z0-9]){0,39}$"
+# What AWS labels nodes with, from the widest part of its network to the narrowest:
+# docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-hyperpod-topology.html
+Topology = Literal[
+    "topology.k8s.aws/network-node-layer-1",
+    "topology.k8s.aws/network-node-layer-2",
+    "topology.k8s.aws/network-node-layer-3",
+    "topology.k8s.aws/ultraserver-id",
+]
 
 
 class LustreSettings(Section):
@@ -94,6 +102,11 @@ class GovernanceSettings(Section):
         default=True, description="idle nodes go by the teams' weights; else first come"
     )
     idle_sharing: bool = Field(default=False, description="teams may use nodes that no team owns")
+    topology: Topology | None = Field(
+        default=None,
+        description="label of nodes that are near each other: Kueue prefers those of one value for "
+        "a run's pods; left out, any nodes",
+    )
     teams: dict[str, TeamSettings] = Field(min_length=1, description="quotas, by team")
 
     @field_validator("priorities")

@@ -83,5 +83,6 @@ def admit_pods(eks: TrainingEks, settings: MoeTrainingSettings, role: iam.IRole)
     if governance:
         team, first = next(iter(governance.teams)), next(iter(governance.priorities))
         values |= {"Queue": queue(team), "PriorityClass": priority_class(first)}
+        values |= {"Topology": governance.topology} if governance.topology else {}
     for output, value in values.items():
         CfnOutput(Stack.of(eks), output, value=value)

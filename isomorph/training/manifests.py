@@ -19,6 +19,7 @@ from isomorph.training.submit import Run
 IMAGE = "763104351884.dkr.ecr.{region}.amazonaws.com/pytorch-training:2.10.0-gpu-py313"
 _SHARED = "/fsx"
 _PORT = 29400
+_GRACE_S = 120  # to save a checkpoint when the job is deleted: what Spot gives too
 _SCRIPT = """\
 set -Eeuo pipefail
 python3 - <<'PYTHON'
@@ -95,7 +96,7 @@ def manifests(
                     "replicas": nodes,
                     "restartPolicy": "OnFailure",
                     "template": {
-                        "metadata": {"labels": labels},
+                        "metadata": {"labels": labels, **_near_each_other(outputs)},
                         "spec": _pod(environment, outputs, run, told, name=name, claim=claim),
                     },
                 }
@@ -103,6 +104,17 @@ def manifests(
         },
     }
     return [*volume, job]
+
+
+def _near_each_other(outputs: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the annotation by which Kueue prefers nodes that are near each other.
+
+    https://kueue.sigs.k8s.io/docs/tasks/run/topology_aware_scheduling
+    """
+    topology = outputs.get("Topology")
+    if not topology:
+        return {}
+    return {"annotations": {"kueue.x-k8s.io/podset-preferred-topology": topology}}
 
 
 def dump(documents: list[dict[str, Any]]) -> str:
@@ -203,6 +215,7 @@ def _pod(
     return {
         "serviceAccountName": outputs["ServiceAccount"],
         "restartPolicy": "OnFailure",
+        "terminationGracePeriodSeconds": _GRACE_S,
         "nodeSelector": {
             "node.kubernetes.io/instance-type": outputs["WorkerType"],
             "sagemaker.amazonaws.com/node-health-status": "Schedulable",

@@ -26,7 +26,7 @@ _PAUSE_S = 0.1
 _LETTERS = string.ascii_lowercase + string.digits
 _NAMED = ("InstanceGroupName", "InstanceType", "ExecutionRole", "LifeCycleConfig", "ThreadsPerCore",
           "SlurmConfig", "InstanceStorageConfigs", "TrainingPlanArn",
-          "OnStartDeepHealthChecks")  # fmt: skip
+          "OnStartDeepHealthChecks", "CapacityRequirements", "NetworkInterface")  # fmt: skip
 
 
 class ClusterError(Exception):

@@ -103,6 +103,22 @@ def test_only_a_group_in_another_zone_has_a_network_of_its_own():
     assert there["OverrideVpcConfig"]["Subnets"] == ["subnet-b"]
 
 
+@pytest.mark.parametrize(
+    ("given", "key", "expected"),
+    [
+        ({}, "CapacityRequirements", None),
+        ({"capacity": "spot"}, "CapacityRequirements", {"Spot": {}}),
+        ({"capacity": "on_demand"}, "CapacityRequirements", {"OnDemand": {}}),
+        ({}, "NetworkInterface", None),
+        ({"interface": "efa"}, "NetworkInterface", {"InterfaceType": "efa"}),
+        ({"interface": "efa-only"}, "NetworkInterface", {"InterfaceType": "efa-only"}),
+    ],
+)
+def test_how_nodes_are_bought_and_attached(given, key, expected):
+    [found] = only(made(group(**given), slurm=False), CLUSTER)["InstanceGroups"]
+    assert found.get(key) == expected
+
+
 def test_labels_are_for_kubernetes_and_partitions_for_slurm():
     labelled = group(labels={"rack": "1"})
     [slurm] = only(made(labelled), CLUSTER)["InstanceGroups"]

@@ -25,6 +25,7 @@ OUTPUTS = {
 }  # fmt: skip
 TEAMS = {"Queue": "hyperpod-ns-research-localqueue", "PriorityClass": "training-priority",
          "Namespace": "hyperpod-ns-research"}  # fmt: skip
+NEAR = {"Topology": "topology.k8s.aws/network-node-layer-3"}
 RUN = Run(
     config="deepseek-v3", data="corpus", texts=0, vocabulary=129280, held_out=0, steps=10, ranks=8,
     restarts=3, checkpoint_every=50, expert_parallel=64, batch=0, seed=0, peak_tflops=989.0,
@@ -91,7 +92,7 @@ def check(kind: str, value: Any, where: str) -> None:
         known(**{own: value.get(wire) for wire, own in names.items()})
 
 
-@pytest.mark.parametrize("outputs", [OUTPUTS, OUTPUTS | TEAMS])
+@pytest.mark.parametrize("outputs", [OUTPUTS, OUTPUTS | TEAMS, OUTPUTS | TEAMS | NEAR])
 def test_every_field_is_one_that_kubernetes_knows(environment, outputs):
     documents = made(environment, outputs=outputs)
     kinds = [document["kind"] for document in documents]
@@ -129,6 +130,22 @@ def test_kueue_admits_it_for_the_team_with_its_priority(environment):
     worker = job["spec"]["pytorchReplicaSpecs"]["Worker"]
     assert worker["template"]["metadata"]["labels"] == labels
     assert "kueue.x-k8s.io/queue-name" not in made(environment)[2]["metadata"]["labels"]
+
+
+def test_kueue_prefers_nodes_that_are_near_each_other_if_a_topology_is_named(environment):
+    def annotations(outputs: dict[str, str]) -> Any:
+        worker = made(environment, outputs=outputs)[2]["spec"]["pytorchReplicaSpecs"]["Worker"]
+        return worker["template"]["metadata"].get("annotations")
+
+    assert annotations(OUTPUTS | TEAMS) is None
+    assert annotations(OUTPUTS | TEAMS | NEAR) == {
+        "kueue.x-k8s.io/podset-preferred-topology": "topology.k8s.aws/network-node-layer-3"
+    }
+
+
+def test_a_pod_that_is_deleted_has_the_time_to_save(environment):
+    worker = made(environment)[2]["spec"]["pytorchReplicaSpecs"]["Worker"]
+    assert worker["template"]["spec"]["terminationGracePeriodSeconds"] == 120
 
 
 def test_a_pod_takes_a_whole_node_and_the_pinned_code(environment):

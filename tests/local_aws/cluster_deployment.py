@@ -110,7 +110,12 @@ class Deployment:
         self.workers = 2
 
     def template(self, uri: str) -> Template:
-        made = cluster(self.name, group("controller", uri), group("workers", uri, self.workers))
+        bought = {
+            "CapacityRequirements": {"OnDemand": {}},
+            "NetworkInterface": {"InterfaceType": "efa"},
+        }
+        workers = group("workers", uri, self.workers, **bought)
+        made = cluster(self.name, group("controller", uri), workers)
         lustre = {"dns_name": "${Lustre.DNSName}", "mount_name": "${Lustre.LustreMountName}"}
         told = {"log_group": "${Logs}", "data_bucket": "${Data}",
                 "lustre": {**lustre, "mount_path": "/fsx"}}  # fmt: skip

@@ -124,6 +124,20 @@ def test_a_job_is_stopped_while_it_makes_its_shards(deployed):
     until(lambda: not alive(int(pid)), "the end of what makes shards")
 
 
+def test_a_job_is_stopped_between_its_last_look_and_its_ranks(deployed):
+    script = deployed.node("controller") / "opt/isomorph/code/model_code/moe/lifecycle/train.sh"
+    text = script.read_text()
+    script.write_text(text.replace("\nsrun ", "\necho looked\nsleep 2\nsrun "))
+    try:
+        job = deployed.submit("between", steps="600")
+    finally:
+        script.write_text(text)
+    until(lambda: "looked" in deployed.job("logs", str(job), "0")[0]["text"], "the look", 30)
+    assert deployed.job("stop", str(job)) == [{"job": job}]
+    until(lambda: deployed.state(job) == "stopped", "the end of the job", 30)
+    assert not list((deployed.node("workers") / "fsx/checkpoints").glob("between/rank-*"))
+
+
 @on_slurm
 def test_a_job_whose_node_is_lost_goes_on_elsewhere_and_was_never_ended_in_between(deployed):
     job = deployed.submit("again", steps="600", nodes=1)

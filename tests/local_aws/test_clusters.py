@@ -27,6 +27,9 @@ def test_nodes_are_listed_with_their_state(deployed):
         "controller": 1,
         "workers": 2,
     }
+    [workers] = [row for row in found["InstanceGroups"] if row["InstanceGroupName"] == "workers"]
+    assert workers["CapacityRequirements"] == {"OnDemand": {}}
+    assert workers["NetworkInterface"] == {"InterfaceType": "efa"}
     rows = sagemaker.list_cluster_nodes(ClusterName=found["ClusterArn"])["ClusterNodeSummaries"]
     assert [row["InstanceStatus"]["Status"] for row in rows] == ["Running"] * 3
     [mine] = sagemaker.list_clusters(NameContains="local-moe-0")["ClusterSummaries"]

@@ -92,6 +92,9 @@ GROUP_TRACE: dict[str, tuple[Any, Any, Any]] = {
     "zone": ({"zone": "us-east-1b"}, lambda found: literal(group("OverrideVpcConfig")(found)[
         "Subnets"][0]), "{test-foundation-PrivateSubnet2}"),
     "plan": (P5E, group("TrainingPlanArn"), PLAN),
+    "capacity": ({"capacity": "on_demand"}, group("CapacityRequirements"), {"OnDemand": {}}),
+    "interface": ({**P5E, "interface": "efa-only"}, group("NetworkInterface"),
+                  {"InterfaceType": "efa-only"}),
     "partition": ({"partition": "large"}, lambda found: group("SlurmConfig")(found)[
         "PartitionNames"], ["large"]),
     "deep_health_checks": ({**P5E, "deep_health_checks": ["InstanceStress"]},
@@ -187,6 +190,25 @@ def test_commands_and_stages_agree_on_the_stacks_of_a_section():
             section = environment.innovations[deployable.innovation.slug]
             wanted = [each for each in deployable.stacks if settings.wants(each)]
             assert deployable.innovation.stacks_of(section) == wanted
+
+
+def test_one_cluster_has_groups_of_every_kind(synthesize_training):
+    sold = {"ml.p5e.48xlarge": 2, "ml.p5en.48xlarge": 2, "ml.p6e-gb200.36xlarge": 4,
+            "ml.trn2.48xlarge": 1}  # fmt: skip
+    groups = {
+        **{name: {"role": name, "instance_type": "ml.r7i.large"} for name in (
+            "controller", "login", "data")},
+        **{kind.split(".")[1]: {"role": "workers", "instance_type": kind, "count": count,
+                                "plan": P5E["plan"], "interface": "efa-only"}
+           for kind, count in sold.items()},
+    }  # fmt: skip
+    template = synthesize_training({"groups": groups})
+    found = {each["InstanceType"]: each for each in only(template, CLUSTER)["InstanceGroups"]}
+    assert len(only(template, CLUSTER)["InstanceGroups"]) == 7
+    for kind, count in sold.items():
+        each = found[kind]
+        assert (each["InstanceCount"], each["TrainingPlanArn"]) == (count, PLAN)
+        assert each["NetworkInterface"] == {"InterfaceType": "efa-only"}
 
 
 def test_the_cluster_waits_for_what_its_nodes_need_from_the_first_second(plain):

@@ -51,7 +51,7 @@ def many(number: int, **more: Any) -> dict[str, Any]:
         (changed(count=0), "groups.workers.count: got 0; a group has at least 1 node: leave the "),
         (changed(count=2, min_count=3),
          "groups.workers: got min_count 3; must be at most count, 2"),
-        (changed(size=3), "groups.workers.size: unknown key; allowed: count, deep_health_checks, "),
+        (changed(size=3), "groups.workers.size: unknown key; allowed: capacity, count, deep_"),
         (many(100), "groups: got 101 groups; a cluster has 1 to 100"),
         ({"groups": {}}, "groups: got 0 groups; a cluster has 1 to 100"),
         ({"groups": {**MOE_GROUPS, "a_b": LOGIN}}, "groups: got 'a_b' as a group's name; "),
@@ -73,6 +73,20 @@ def many(number: int, **more: Any) -> dict[str, Any]:
          "groups.workers.plan.arn: got 'arn:aws:ec2'; must match "),
         (changed(plan={"arn": PLAN, "zone": "us-east-1a"}),
          "groups.workers.plan: got one for ml.r7i.xlarge; sold as training plans: ml.p5.4"),
+        (changed(**P5E, capacity="spot"),
+         "groups.workers.capacity: got 'spot' and a plan, which is a third way of buying nodes: "
+         "leave one of the two out"),
+        (changed(**P5E, capacity="on_demand"), "capacity: got 'on_demand' and a plan, which is a"),
+        (changed(capacity="spot"),
+         "groups.workers.capacity: got 'spot', which HyperPod has with continuous provisioning "
+         "alone: add `continuous: true` to training, or leave capacity out"),
+        ({"continuous": True, "groups": {**MOE_GROUPS, "login": {**LOGIN, "capacity": "spot"}}},
+         "groups.login.capacity: got 'spot' with role 'login', without whose node nobody can work; "
+         "allowed: on_demand"),
+        (changed(capacity="reserved"), "capacity: got 'reserved'; allowed: 'on_demand', 'spot'"),
+        (changed(interface="efa"),
+         "groups.workers.interface: got with ml.r7i.xlarge, which has no EFA card: leave it out"),
+        (changed(**P5, interface="ena"), "interface: got 'ena'; allowed: 'efa', 'efa-only'"),
         (changed(instance_type="ml.p5e.48xlarge"),
          "groups.workers.plan: missing; ml.p5e.48xlarge is sold as a training plan alone: add"),
         (changed(deep_health_checks=["InstanceStress"]),
@@ -108,6 +122,8 @@ def many(number: int, **more: Any) -> dict[str, Any]:
         (governed({"quota": 1}), "governance.teams.research.quota: unknown key; allowed: borrow_"),
         (governed(priorities={"urgent": 101}),
          "governance.priorities: got 101 for urgent; a weight is 0 to 100"),
+        (governed(topology="rack"),
+         "governance.topology: got 'rack'; allowed: 'topology.k8s.aws/network-node-layer-1', "),
         (settings(governance={"teams": {"A team": TEAM}}),
          "governance.teams: got 'A team' as a team's name; allowed: up to 40 small letters"),
         ({**changed(count=3)},
@@ -132,8 +148,10 @@ def test_fails_when_nodes_need_more_addresses_than_their_subnet_has():
     given = {**V3, "expert_parallel": 8, **changed(**P5, count=256)}
     assert refusal(given) == (
         "groups: nodes in us-east-1a take 8,193 addresses with orchestrator 'slurm'; its private "
-        "subnet, a /19, has 7,937 for them: fewer nodes, or some in another zone"
+        "subnet, a /19, has 7,937 for them: fewer nodes, or some in another zone, or interface: "
+        "efa-only"
     )
+    assert checked({**V3, "expert_parallel": 8, **changed(**P5, count=256, interface="efa-only")})
     more = settings(architecture="deepseek-v3", expert_parallel=8, workers={**P5, "count": 98})
     assert "take 7,938 addresses with orchestrator 'eks'" in refusal(more)
     assert checked(settings(architecture="deepseek-v3", expert_parallel=8,
@@ -155,6 +173,16 @@ def test_fails_when_there_is_neither_half():
 def test_a_plan_in_the_groups_own_zone_is_taken():
     plan = {"arn": PLAN, "zone": "us-east-1b"}
     assert checked(changed(**{**P5E, "plan": plan, "zone": "us-east-1b"}))
+
+
+def test_workers_on_spot_are_taken_and_with_slurm_remarked_on():
+    with_slurm = checked({"continuous": True, **changed(capacity="spot")})
+    assert list(with_slurm.remarks("us-east-1")) == [
+        "training: groups.workers: HyperPod documents Spot for EKS alone; with Slurm it may refuse "
+        "the group, and the cluster with it"
+    ]
+    on_eks = checked(settings(continuous=True, workers={"capacity": "spot"}))
+    assert list(on_eks.remarks("us-east-1")) == []
 
 
 def test_too_few_nodes_for_the_model_are_remarked_on_as_the_planner_counts_them():

@@ -73,6 +73,8 @@ TRACE: dict[str, tuple[Any, Any, Any]] = {
     "governance.fair_share": (governed(fair_share=False), scheduler("FairShare"), "Disabled"),
     "governance.idle_sharing": (governed(idle_sharing=True), scheduler("IdleResourceSharing"),
                                 "Enabled"),
+    "governance.topology": (governed(topology="topology.k8s.aws/network-node-layer-3"),
+                            output("Topology"), "topology.k8s.aws/network-node-layer-3"),
     "governance.teams": (governed(), lambda found: len(resources(found, QUOTA)), 2),
     "team.nodes": (governed({"nodes": 3}),
                    lambda found: quota(found)["ComputeQuotaConfig"]["ComputeQuotaResources"],
@@ -163,11 +165,28 @@ def test_quotas_come_after_the_scheduler_and_that_after_its_addon(plain):
     assert plain["Resources"][addon]["Properties"]["AddonName"].endswith("taskgovernance")
 
 
+@pytest.fixture(scope="module")
+def whole(synthesize_training):
+    """With every property that a group can have on EKS."""
+    workers = {
+        "instance_type": "ml.p5.48xlarge", "count": 2, "min_count": 1, "capacity": "spot",
+        "interface": "efa-only", "deep_health_checks": ["InstanceStress"], "labels": {"a": "b"},
+        "threads_per_core": 1, "zone": "us-east-1b",
+    }  # fmt: skip
+    more = {"continuous": True, "checkpoint_memory_percent": 30}
+    teams = {"teams": {"research": TEAM, "serving": {"nodes": 1}}}
+    return synthesize_training(settings(governance=teams, workers=workers, **more))
+
+
 @pytest.mark.parametrize(
     ("kind", "shape"),
-    [(QUOTA, "CreateComputeQuotaRequest"), (SCHEDULER, "CreateClusterSchedulerConfigRequest")],
+    [
+        (CLUSTER, "CreateClusterRequest"),
+        (QUOTA, "CreateComputeQuotaRequest"),
+        (SCHEDULER, "CreateClusterSchedulerConfigRequest"),
+    ],
 )
-def test_what_the_bundled_list_lacks_is_what_sagemakers_api_takes(plain, kind, shape):
+def test_what_is_asked_for_is_what_sagemakers_api_takes(whole, kind, shape):
     shapes = Loader().load_service_model("sagemaker", "service-2")["shapes"]
 
     def check(value: Any, name: str) -> None:
@@ -184,7 +203,7 @@ def test_what_the_bundled_list_lacks_is_what_sagemakers_api_takes(plain, kind, s
         elif known["type"] == "integer":
             assert known.get("min", value) <= value <= known.get("max", value)
 
-    for each in resources(plain, kind).values():
+    for each in resources(whole, kind).values():
         given = {key: value for key, value in each["Properties"].items() if key != "Tags"}
         check(given, shape)
 

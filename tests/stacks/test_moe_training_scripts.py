@@ -14,7 +14,7 @@ from stacks.stage import ToolkitStage  # isort: skip
 from tests.stacks.conftest import ENVIRONMENT, MOE  # isort: skip
 from tests.stacks.test_moe_training import CLUSTER, SECRET  # isort: skip
 from tests.stacks.test_moe_training_eks import settings as on_eks  # isort: skip
-from tests.stacks.test_node_calls import made_by_scripts  # isort: skip
+from tests.stacks.test_node_calls import calls, made_by_scripts, operations  # isort: skip
 
 SCRIPTS = ROOT / "model_code" / "moe" / "lifecycle"
 BUCKET = "sagemaker-test-111122223333-us-east-1"
@@ -39,8 +39,9 @@ PODS = {
 }  # fmt: skip
 # Reading what is under a key of ours.
 BEYOND = {"kms:Decrypt"}
-# The trainer's own metrics: model_code/moe/train.
-RUN = {"cloudwatch:PutMetricData"}
+TRAINER = ROOT / "model_code" / "moe" / "train"
+# For runs that a person starts elsewhere with --data s3://...: on a cluster data are in a folder.
+NOT_ON_NODES = {"data_s3.py"}
 
 
 class Assembly:
@@ -91,6 +92,17 @@ class Assembly:
         [policy] = role["Policies"]
         found = [each["Action"] for each in policy["PolicyDocument"]["Statement"]]
         return {name for one in found for name in ([one] if isinstance(one, str) else one)}
+
+
+def made_by_trainer() -> set[str]:
+    """Return the calls of the trainer's files, each of the services whose clients the file has."""
+    known, found = operations(), set()
+    for path in TRAINER.rglob("*.py"):
+        services = set(re.findall(r"""\bclient\(\s*["'](\w+)["']""", path.read_text()))
+        if services and path.name not in NOT_ON_NODES:
+            made = {action for name in calls(path) for action in known.get(name, [])}
+            found |= {action for action in made if action.partition(":")[0] in services}
+    return found
 
 
 def parameter_of(template: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +210,36 @@ def test_the_role_may_do_what_scripts_and_hyperpod_call_and_nothing_else(assembl
     scripts = [text for name, text in assembly.scripts().items() if name.endswith(".sh")]
     made = made_by_scripts(*scripts)
     assert made >= {"ssm:GetParameter", "s3:GetObject", "logs:PutLogEvents"}
-    assert assembly.actions() == made | SERVICE | BEYOND | RUN
+    assert made_by_trainer() == {"cloudwatch:PutMetricData"}
+    assert assembly.actions() == made | SERVICE | BEYOND | made_by_trainer()
+
+
+def test_on_nodes_the_trainer_has_its_data_in_a_folder_and_takes_no_others():
+    for name in ("ranks.sh", "pod.sh"):
+        assert re.search(r'--data "\$(SHARED|DATA)', (SCRIPTS / name).read_text())
+    assert 'DATA="$ISOMORPH_SHARED/data/' in (SCRIPTS / "pod.sh").read_text()
+
+
+def test_the_scan_finds_a_call_that_a_script_gets_besides(assembly):
+    # A scan that cannot find one would make the comparison true of any role.
+    more = made_by_scripts("if ! aws ec2 describe-tags --filters Name=key,Values=x; then :; fi")
+    assert more == {"ec2:DescribeTags"}
+    assert not more & assembly.actions()
+
+
+def test_pods_may_do_what_their_manifest_and_the_trainer_call_and_nothing_else(wheels):
+    from isomorph.training import manifests
+
+    container = set(re.findall(r"\.(get_object|put_object|list_objects_v2)\(", manifests._SCRIPT))
+    assert container == {"get_object"}
+    [role] = [
+        each["Properties"]
+        for name, each in resources(Assembly(wheels, on_eks()).template, "AWS::IAM::Role").items()
+        if name.startswith("RunRole")
+    ]
+    [policy] = role["Policies"]
+    actions = {each["Action"] for each in policy["PolicyDocument"]["Statement"]}
+    assert actions == {"s3:GetObject"} | BEYOND | made_by_trainer()
 
 
 def test_on_eks_the_role_may_serve_pods_besides(wheels, assembly):

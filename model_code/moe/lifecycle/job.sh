@@ -114,10 +114,12 @@ stop() { # job id
   case "$now" in
     pending) as_user scancel "$1" ;;
     running)
+      # Ranks that start after this find it, and end: no signal would reach them.
+      as_user touch "$JOBS/$1.stop"
       # The script is told, then its ranks, which save a checkpoint, however long that takes. Not with
       # --full: it tells srun too, and srun kills the ranks then.
       as_user scancel --signal=TERM --batch "$1" || fail "Slurm does not stop job $1"
-      as_user scancel --signal=TERM "$1" || true # before srun there is nobody to tell
+      as_user scancel --signal=TERM "$1" 2>/dev/null || true # before srun nobody; the job may have ended
       ;;
     *) fail "job $1 does not run: it is $now" ;;
   esac

@@ -22,12 +22,22 @@ words=(--config "$JOB_CONFIG" --data "$SHARED/data/$JOB_DATA" --checkpoints "$SH
 [ "$JOB_PEAK_TFLOPS" = 0 ] || words+=(--peak-tflops "$JOB_PEAK_TFLOPS")
 
 cd "$ROOT/opt/isomorph/code"
-trap : TERM # Slurm tells all processes of a step: the ranks save, and this waits for them
-status=0
+# Slurm tells all processes of a step: the ranks save, and this waits for them.
+trap 'STOPPED=1' TERM
+# Who stopped the run before its ranks began could tell nobody but the batch script.
+[ ! -e "$SHARED/jobs/$SLURM_JOB_ID.stop" ] || exit 0
 "$ROOT/opt/isomorph/venv/bin/python" -m torch.distributed.run --nnodes "$SLURM_JOB_NUM_NODES" \
   --nproc-per-node "$JOB_RANKS" --max-restarts "$JOB_RESTARTS" --local-addr "$ISOMORPH_NODE_ADDRESS" \
   --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" --rdzv-endpoint "$1" \
-  -m model_code.moe.train "${words[@]}" || status=$?
+  -m model_code.moe.train "${words[@]}" &
+run=$!
+[ -z "${STOPPED:-}" ] || kill -TERM "$run" 2>/dev/null || true # told before there was a rank
+status=0
+wait "$run" || status=$? # a signal ends it early
+while kill -0 "$run" 2>/dev/null; do
+  status=0
+  wait "$run" || status=$?
+done
 # srun ends a step when it hears of a failed rank, and drops what that rank said last if it comes later.
 [ "$status" = 0 ] || sleep 2
 exit "$status"

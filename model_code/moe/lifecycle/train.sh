@@ -37,6 +37,7 @@ end() {
 }
 trap end EXIT
 trap 'STOPPED=1; [ -z "${MAKER:-}" ] || kill "$MAKER" 2>/dev/null || true' TERM INT
+rm -f "$SHARED/jobs/$SLURM_JOB_ID.stop" # of an older job of that number; what stops this one comes by signal too
 note running 0
 
 cd "$ROOT/opt/isomorph/code"
