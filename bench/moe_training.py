@@ -5,6 +5,7 @@ The first mixture is then pruned to 4:16, and trained on.
 `isomorph bench moe_training --write docs/moe-loss.svg` draws the curves.
 """
 
+import atexit
 import contextlib
 import io
 from collections.abc import Iterator, Mapping
@@ -46,59 +47,67 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What was measured: a run for each seed, and what sparsity made of the first mixture."""
+class Pair:
+    """What was measured with one seed."""
 
-    mixture: tuple[Run, ...]
-    dense: tuple[Run, ...]
-    sparse: sparsity.Sparse
+    mixture: Run
+    dense: Run
 
 
 def rows() -> Iterator[Row]:
     """The loss on unseen text, seed by seed; the ratio is that of the perplexities."""
-    found = measure()
     whole, active, peer = (f"{count / 1e6:.2f}M" for count in _parameters())
-    for seed, ours, theirs in zip(SEEDS, found.mixture, found.dense, strict=True):
+    for seed in SEEDS:
+        pair = measure(seed)
+        ours, theirs = pair.mixture, pair.dense
         yield Row(
             name=f"loss a token of unseen text after {STEPS} steps, tiny, seed {seed}",
             ours=f"{ours.held_out:.4f} ({whole}, {active} active; last batches {ours.last:.3f})",
             peer=f"dense of {peer}: {theirs.held_out:.4f} (last batches {theirs.last:.3f})",
             ratio=exp(theirs.held_out - ours.held_out), target=1.0,
         )  # fmt: skip
-    yield from sparsity.rows(found.sparse)
+    yield from sparsity.rows(sparsity.measure(_first_mixture(), _home() / "shards"))
 
 
 def write(path: Path) -> None:
     """Draw the curves of all seeds to an SVG file."""
-    found = measure()
+    pairs = [measure(seed) for seed in SEEDS]
     whole, active, peer = (f"{count / 1e6:.2f}M" for count in _parameters())
     lines: Mapping[str, list[tuple[float, ...]]] = {
-        f"mixture, {active} of {whole} active": [run.losses for run in found.mixture],
-        f"dense, {peer}": [run.losses for run in found.dense],
+        f"mixture, {active} of {whole} active": [pair.mixture.losses for pair in pairs],
+        f"dense, {peer}": [pair.dense.losses for pair in pairs],
     }
     title = f"Loss of a batch at equal steps, seeds {', '.join(map(str, SEEDS))} and their mean"
     path.write_text(line_chart(title, lines, across="step", up="nats a token"))
 
 
 @cache
-def measure() -> Found:
-    """Train both with every seed, on text that they see once at most; then prune the first."""
-    with TemporaryDirectory() as home:
-        data, folder = Path(home, "shards"), Path(home, "dense")
-        text = Path(home, "text")
-        text.write_text(_text(), encoding="utf-8")
-        options = [str(text), "--out", str(data), "--held-out", str(_HELD_OUT)]
-        with contextlib.redirect_stdout(io.StringIO()):
-            if shards.main(options):
-                raise RuntimeError("the shards could not be made")
-        trained = [_train(_mixture(), data, seed) for seed in SEEDS]
-        dense = [_run(_train(_dense(), data, seed)) for seed in SEEDS]
-        folder.mkdir()
-        save_folder(trained[0].decoder, dict(_mixture().model), folder)
-        return Found(
-            mixture=tuple(map(_run, trained)), dense=tuple(dense),
-            sparse=sparsity.measure(folder, data),
-        )  # fmt: skip
+def measure(seed: int) -> Pair:
+    """Train both with a seed, on text that they see once at most."""
+    mixture = _train(_mixture(), seed)
+    if seed == SEEDS[0]:
+        _first_mixture().mkdir()
+        save_folder(mixture.decoder, dict(_mixture().model), _first_mixture())
+    return Pair(mixture=_run(mixture), dense=_run(_train(_dense(), seed)))
+
+
+@cache
+def _home() -> Path:
+    """Return a folder with shards of the text, which is there until this process ends."""
+    scratch = TemporaryDirectory()
+    atexit.register(scratch.cleanup)
+    home = Path(scratch.name)
+    text = home / "text"
+    text.write_text(_text(), encoding="utf-8")
+    options = [str(text), "--out", str(home / "shards"), "--held-out", str(_HELD_OUT)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        if shards.main(options):
+            raise RuntimeError("the shards could not be made")
+    return home
+
+
+def _first_mixture() -> Path:
+    return _home() / "first-mixture"
 
 
 def _text() -> str:
@@ -110,8 +119,8 @@ def _text() -> str:
     )  # fmt: skip
 
 
-def _train(recipe: Recipe, data: Path, seed: int) -> Trained:
-    return train(recipe, data=data, steps=STEPS, seed=seed)
+def _train(recipe: Recipe, seed: int) -> Trained:
+    return train(recipe, data=_home() / "shards", steps=STEPS, seed=seed)
 
 
 def _run(trained: Trained) -> Run:

@@ -1,12 +1,17 @@
 """`isomorph bench`: measurements beside a named peer or limit."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from isomorph import output
 from isomorph.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.row import Row
 
 
 @click.command()
@@ -19,7 +24,11 @@ from isomorph.errors import UserError
     "moe_training: draw the curves of the losses to this .svg file.",
 )
 def bench(names: tuple[str, ...], json_: bool, write: Path | None) -> None:
-    """Run the measurements NAME ..., or all of them, and print the ratios."""
+    """Run the measurements NAME ..., or all of them, and print the ratios.
+
+    Each row goes to standard error as soon as it is there; all of them are on standard output at
+    the end, as a table or as one JSON document.
+    """
     from bench import BENCHES, WRITERS
 
     unknown = [name for name in names if name not in BENCHES]
@@ -28,10 +37,7 @@ def bench(names: tuple[str, ...], json_: bool, write: Path | None) -> None:
     if write is not None and not (len(names) == 1 and names[0] in WRITERS):
         allowed = " or ".join(f"`isomorph bench {name}`" for name in WRITERS)
         raise UserError(f"--write goes with {allowed}, one at a time")
-    rows = []
-    for name in names or BENCHES:
-        with output.step(f"bench {name}"):
-            rows += [(name, row) for row in BENCHES[name]()]
+    rows = [(name, row) for name in names or BENCHES for row in _said(name)]
     if write is not None:
         WRITERS[names[0]](write)
     if json_:
@@ -48,3 +54,17 @@ def bench(names: tuple[str, ...], json_: bool, write: Path | None) -> None:
             for name, row in rows
         ],
     )
+
+
+def _said(name: str) -> Iterator["Row"]:
+    """Yield the rows of a measurement, each of them shown as it comes."""
+    from bench import BENCHES
+
+    with output.step(f"bench {name}"):
+        for row in BENCHES[name]():
+            reached = "reached" if row.reached else "NOT reached"
+            output.say(
+                f"  {row.name}: {row.ours}; beside {row.peer}; ratio {row.ratio:.2f}, "
+                f"{row.target:.2f} {reached}"
+            )
+            yield row

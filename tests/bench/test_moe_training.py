@@ -72,9 +72,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (moe_training, "_HELD_OUT", 600), (sparsity, "STEPS", 1),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
-    moe_training.measure.cache_clear()
+    kept = moe_training.measure, moe_training._home
+    for each in kept:
+        each.cache_clear()
     yield
-    moe_training.measure.cache_clear()
+    for each in kept:
+        each.cache_clear()
 
 
 @pytest.mark.torch
