@@ -87,6 +87,17 @@ def divided(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Threads that share the work, whatever this process was told: `python -m tests` says one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def stock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine without a compiler."""
     from model_code.common import kernels

@@ -19,7 +19,7 @@ from model_code.common.kernels import build
 from model_code.common.kernels.build import BuildError
 from model_code.common.quantize import Int4Weight, Int8Weight
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("two_threads")]
 SIZES = st.integers(1, 70)
 KINDS = st.sampled_from(["float32", "bfloat16", "int8", "int4"])
 

@@ -13,7 +13,7 @@ from model_code.common.kernels import latents
 from model_code.common.sampling import Sampler
 from tests.model_code.with_torch.families import pair
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("two_threads")]
 
 
 @settings(max_examples=40, deadline=None)
