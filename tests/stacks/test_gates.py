@@ -113,12 +113,11 @@ def test_our_own_rules_fail_the_synthesis(local):
         app.synth()
 
 
-def test_findings_are_acknowledged_on_single_resources_with_a_reason(wheels):
-    app = build(FLAGS, wheels)
+def test_findings_are_acknowledged_on_single_resources_with_a_reason(shipped):
     key = cdk.Validations.ACKNOWLEDGED_RULES_METADATA_KEY
     found = [
         (node, entry.data)
-        for node in app.node.find_all()
+        for node in shipped.node.find_all()
         for entry in node.node.metadata
         if entry.type == key
     ]
