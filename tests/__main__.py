@@ -1,7 +1,7 @@
 """Runs what CI runs, part by part, and prints how long each took: `python -m tests [PART ...]`.
 
-First two parts at a time of those that use one core, each printed when it has ended; then one
-after the other those whose tests two workers share. With the end-to-end tests beside the others,
+First two parts at a time of those that use one core, each printed when it has ended; then, one
+after the other, those whose tests two workers share. With the end-to-end tests beside the others,
 what waits for a machine or a cache failed now and then.
 """
 
@@ -24,22 +24,24 @@ PYTEST = [sys.executable, "-m", "pytest"]
 # tests/conftest.py says which files go first; the plugin's own order is by the number of tests.
 BOTH_CORES = [*PYTEST, "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 
-ONE_CORE: dict[str, list[str]] = {
-    "gates": [*PYTEST, "-m", "gates"],
-    "types": [str(BIN / "mypy"), "--native-parser", *TYPED],
-    "format": [str(BIN / "ruff"), "format", "--check", "."],
-    "lint": [str(BIN / "ruff"), "check", "."],
-    "shell": ["bash", "-c", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck"],
+INSTALLS: dict[str, list[str]] = {  # what tests of the others would each fetch
     "wheelhouses": [sys.executable, "-m", "isomorph", "wheelhouses"],
     "slurm": [sys.executable, "-m", "local_aws.slurm", "install"],
 }
+ONE_CORE: dict[str, list[str]] = {  # longest first
+    "slow": [*PYTEST, "-m", "slow and not torch and not e2e"],  # clusters, one at a time
+    "gates": [*PYTEST, "-m", "gates"],
+    "types": [str(BIN / "mypy"), "--native-parser", *TYPED],
+    "shell": ["bash", "-c", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck"],
+    "lint": [str(BIN / "ruff"), "check", "."],
+    "format": [str(BIN / "ruff"), "format", "--check", "."],
+}
 TWO_WORKERS: dict[str, list[str]] = {
     "unit": [*BOTH_CORES, "-m", "not torch and not slow and not gates and not e2e"],
-    "slow": [*BOTH_CORES, "-m", "slow and not torch and not e2e"],
     "torch": [*BOTH_CORES, "-m", "torch and not e2e"],
     "e2e": [*BOTH_CORES, "-m", "e2e"],  # each file has its own embedded AWS
 }
-PARTS = {**ONE_CORE, **TWO_WORKERS}
+PARTS = {**INSTALLS, **ONE_CORE, **TWO_WORKERS}
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,11 @@ def main(names: list[str]) -> int:
         return 2
     start = time.monotonic()
     wanted = names or list(PARTS)
-    results = run_two_at_a_time(name for name in ONE_CORE if name in wanted)
+    results = [
+        result
+        for parts in (INSTALLS, ONE_CORE)
+        for result in run_two_at_a_time(name for name in parts if name in wanted)
+    ]
     for name in TWO_WORKERS:
         if name in wanted:
             print(f"== {name}", flush=True)
