@@ -30,7 +30,7 @@ from local_aws.settings import (
     Settings,
 )
 
-_START_SECONDS = 30.0
+_START_SECONDS = 90.0  # a second or two; a busy machine with a cold disk takes its time
 _STOP_SECONDS = 15.0
 _CHECKOUT = Path(__file__).parents[1]
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -17,9 +17,10 @@ from local_aws.givens import give_s3_its_key, publish_images
 from local_aws.machines.autoscaling import AutoScalingApi, scopes
 from local_aws.machines.loadbalancing import LoadBalancing
 from local_aws.machines.runner import Runner
+from local_aws.patience import hold_back_from_the_cli
 from local_aws.resources import Runners, register_all
 from local_aws.resources.table import Aws
-from local_aws.settings import Settings
+from local_aws.settings import KERNELS, Settings
 
 TRUSTED = "SSL_CERT_FILE"  # what OpenSSL reads in place of the system's certificates
 
@@ -35,21 +36,21 @@ class Players:
         endpoint = settings.endpoint
         self._endpoint = endpoint
         self._caches = Caches(settings.caches_dir)
-        trust = {TRUSTED: str(self._caches.trusted)}
+        told = {TRUSTED: str(self._caches.trusted), KERNELS: str(settings.kernels_dir)}
         self._machines = Runner(
             endpoint=endpoint,
             instances_dir=settings.instances_dir,
             scopes=scopes,
-            environment=trust,
+            environment=told,
         )
         self._functions = FunctionRunner(
-            endpoint=endpoint, folder=settings.functions_dir, variables=trust
+            endpoint=endpoint, folder=settings.functions_dir, variables=told
         )
         self._endpoints = EndpointRunner(
-            endpoint=endpoint, folder=settings.endpoints_dir, variables=trust
+            endpoint=endpoint, folder=settings.endpoints_dir, variables=told
         )
         self._file_systems = FileSystems(endpoint, settings.filesystems_dir)
-        self._clusters = Clusters(endpoint, settings.clusters_dir, self._file_systems, trust)
+        self._clusters = Clusters(endpoint, settings.clusters_dir, self._file_systems, told)
         self._sessions = Sessions(endpoint, self._clusters)
 
     def install(self) -> None:
@@ -58,6 +59,7 @@ class Players:
         AutoScalingApi(self._machines).install()
         LoadBalancing(self._machines).install()
         put_moto_behind()
+        hold_back_from_the_cli()
         EndpointsApi(self._endpoints).install()
         publish_images()
         give_s3_its_key()

@@ -1,5 +1,6 @@
 """Where one embedded AWS listens and keeps its state."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ FUNCTIONS = "/_isomorph/functions"  # the path that lists execution environments
 PLUGIN = Path(__file__).parent / "clusters" / "plugin" / "session-manager-plugin"
 NODES = "/_isomorph/nodes"  # the path that lists nodes of clusters
 SESSIONS = "/_isomorph/sessions/"  # ... that streams what a session's command prints
+# Machines of one host have one processor: what one compiled for it, the others use.
+KERNELS = "ISOMORPH_KERNELS_CACHE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,3 +74,8 @@ class Settings:
     def filesystems_dir(self) -> Path:
         """The folder with one folder for each FSx file system."""
         return self.state_dir / "filesystems"
+
+    @property
+    def kernels_dir(self) -> Path:
+        """The folder with the kernels that machines compiled, or the one that KERNELS names."""
+        return Path(os.environ.get(KERNELS) or self.state_dir / "kernels")

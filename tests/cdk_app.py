@@ -7,6 +7,7 @@ from typing import Any
 
 # The built-in validation takes seconds; tests/stacks/test_gates.py runs it once, on everything.
 os.environ["CDK_VALIDATION"] = "false"
+os.environ["CDK_DISABLE_STACK_TRACE"] = "1"  # where each construct was made, which none asks
 
 import aws_cdk as cdk
 from aws_cdk.assertions import Template

@@ -33,9 +33,6 @@ def up(slugs: tuple[str, ...], port: int, accept_gemma: bool, json_: bool) -> No
     Without SLUG, what has to be trained first is left out, and what serves weights whose terms are
     not accepted; it says so. Twice in a row, the second only renews what changed.
     """
-    from isomorph import deployment
-    from local_aws import daemon
-
     environment = load("local")
     if accept_gemma:
         output.say(terms.TERMS["gemma"].notice)
@@ -43,6 +40,9 @@ def up(slugs: tuple[str, ...], port: int, accept_gemma: bool, json_: bool) -> No
     chosen = _chosen(environment, slugs)
     if not slugs:
         chosen = _without_unaccepted_terms(environment, chosen)
+    from isomorph import deployment  # two seconds of imports, which no mistake waits for
+    from local_aws import daemon
+
     need_openmp()
     start = time.monotonic()
     slugs = tuple(dict.fromkeys(slug_of(stack) for stack in chosen))

@@ -24,11 +24,11 @@ def push(name: str, slug: str, folder: Path, json_: bool) -> None:
 
     The next deployment of ENV/SLUG serves them: its launch template pins the manifest's digest.
     """
-    from isomorph.deployment import push_weights
-
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; name the folder that holds the model's files")
     environment = load(name)
+    from isomorph.deployment import push_weights  # seconds of imports, which no mistake waits for
+
     with output.step(f"push {folder.name} to {name}/{slug}") as notes:
         pointer = push_weights(environment, slug, folder)
         notes.append(pointer)

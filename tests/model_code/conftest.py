@@ -20,6 +20,12 @@ from isomorph import samples
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).parents[2]
+# What the tests themselves compile, their servers need not compile again.
+_CACHES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+KERNELS = {
+    "ISOMORPH_KERNELS_CACHE": os.environ.get("ISOMORPH_KERNELS_CACHE")
+    or str(_CACHES / "isomorph" / "kernels")
+}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -119,6 +125,7 @@ def start_server(
             "ISOMORPH_STATE": str(tmp_path_factory.mktemp("state")),
             "ISOMORPH_PORT_OVERRIDE": str(port),
             "ISOMORPH_CONTEXT": "512",
+            **KERNELS,
             **{
                 name if name.startswith("AWS_") else f"ISOMORPH_{name}": str(value)
                 for name, value in settings.items()

@@ -1,7 +1,9 @@
 """SmolLM2 as transformers has it: an implementation that no one here wrote, on the same weights."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 
 def transformers_model(path: Path) -> Any:
@@ -9,12 +11,19 @@ def transformers_model(path: Path) -> Any:
 
     Its own reader fills it; `from_pretrained(gguf_file=...)` would want accelerate on top.
     """
+    import gguf
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    config = load_gguf_checkpoint(str(path))["config"]
-    model: Any = LlamaForCausalLM(LlamaConfig(**config)).eval()
-    tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
+    # It reads the file's header twice and makes the table of names for each module; once will do.
+    with (
+        patch("gguf.GGUFReader", cache(gguf.GGUFReader)),
+        patch("gguf.get_tensor_name_map", cache(gguf.get_tensor_name_map)),
+    ):
+        config = load_gguf_checkpoint(str(path))["config"]
+        model: Any = LlamaForCausalLM(LlamaConfig(**config)).eval()
+        read = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)
+    tensors = read["tensors"]
     loaded = model.load_state_dict(tensors, strict=False)
     assert loaded.missing_keys == ["lm_head.weight"]  # tied
     model.tie_weights()

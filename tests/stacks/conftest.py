@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.cdk_app import json_of, new_app
+from tests.cdk_app import FLAGS, json_of, new_app
 
+import aws_cdk as cdk  # isort: skip
+from app import build  # isort: skip
 from config import EnvironmentConfig  # isort: skip
 from stacks.stage import ToolkitStage  # isort: skip
 from stacks.wheelhouse import function_libraries_name, wheelhouse_name  # isort: skip
@@ -62,6 +64,18 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
             with zipfile.ZipFile(folder / name, "w") as archive:
                 archive.writestr("lib/libgomp.so.1", "")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shipped(wheels: Path) -> cdk.App:
+    """Every environment as it is shipped. For tests that change nothing: they all share it."""
+    return build(FLAGS, wheels)
+
+
+@pytest.fixture(scope="session")
+def assembly_of_shipped(shipped: cdk.App) -> Path:
+    """The folder that it is synthesized into."""
+    return Path(shipped.synth().directory)
 
 
 @pytest.fixture(scope="session")

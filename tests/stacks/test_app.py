@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,15 +13,19 @@ from config import ConfigError, Override  # isort: skip
 CLI_ADDS = {"aws:cdk:enable-path-metadata": True, "availability-zones:account=1:region=x": []}
 
 
-def test_without_context_every_environment_is_built(wheels):
-    app = build(FLAGS, wheels)
-    stages = {child.node.id for child in app.node.children if hasattr(child, "stage_name")}
+@pytest.fixture(scope="module")
+def local(wheels):
+    """What is in one environment alone; no test changes it."""
+    return build({**FLAGS, "env": "local"}, wheels)
+
+
+def test_without_context_every_environment_is_built(shipped):
+    stages = {child.node.id for child in shipped.node.children if hasattr(child, "stage_name")}
     assert stages == {"dev", "local", "prod"}
 
 
-def test_env_narrows_to_one_environment(wheels):
-    app = build({**FLAGS, "env": "local"}, wheels)
-    paths = {node.node.path for node in app.node.find_all()}
+def test_env_narrows_to_one_environment(local):
+    paths = {node.node.path for node in local.node.find_all()}
     assert {"local/foundation", "local/gqa"} <= paths
     assert not [path for path in paths if path.startswith(("dev", "prod"))]
 
@@ -34,17 +37,16 @@ def test_an_override_reaches_the_stack(wheels):
     assert stack.template["Outputs"]["Engine"]["Value"] == "native"
 
 
-def test_synthesis_asks_the_account_nothing(wheels):
+def test_synthesis_asks_the_account_nothing(assembly_of_shipped):
     # What is missing the CLI looks up, and then runs the app a second time.
-    outdir = Path(build(FLAGS, wheels).synth().directory)
-    manifests = [json.loads(path.read_text()) for path in outdir.rglob("manifest.json")]
+    found = assembly_of_shipped.rglob("manifest.json")
+    manifests = [json.loads(path.read_text()) for path in found]
     assert len(manifests) == 4
     assert [each["missing"] for each in manifests if "missing" in each] == []
 
 
-def test_a_stack_deploys_after_the_foundation_and_needs_no_other(wheels):
-    assembly = build({**FLAGS, "env": "local"}, wheels).synth()
-    stacks = assembly.get_nested_assembly("assembly-local").stacks
+def test_a_stack_deploys_after_the_foundation_and_needs_no_other(local):
+    stacks = local.synth().get_nested_assembly("assembly-local").stacks
     ids = {stack.id: stack.stack_name for stack in stacks}
     needs = {
         stack.stack_name: {ids[each.id] for each in stack.dependencies if each.id in ids}

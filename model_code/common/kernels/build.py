@@ -16,6 +16,7 @@ from model_code.common.errors import SettingsError
 
 _LOG = logging.getLogger(__name__)
 SETTING = "ISOMORPH_KERNELS"
+CACHE = "ISOMORPH_KERNELS_CACHE"
 CHOICES = ("auto", "off")
 SOURCES = (
     "vectors.h", "rows.h", "few_bits.h", "matmul.h", "experts.h", "router.h", "team.h",
@@ -55,7 +56,9 @@ def load(env: Mapping[str, str] = os.environ) -> ctypes.CDLL:
 
 
 def cache_folder(env: Mapping[str, str]) -> Path:
-    """Return where compiled kernels are kept: a server's state, or else the user's cache."""
+    """Return where compiled kernels are kept: as told, a server's state, or the user's cache."""
+    if env.get(CACHE):
+        return Path(env[CACHE])
     state = env.get("STATE_DIRECTORY") or env.get("ISOMORPH_STATE")
     if state:
         return Path(state) / "kernels"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.model_code.conftest import ROOT, ServerProcess, free_port
+from tests.model_code.conftest import KERNELS, ROOT, ServerProcess, free_port
 
 SMALL = {
     "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "first_k_dense_replace": 2,
@@ -52,6 +52,7 @@ def start(latent_model: Path, tmp_path: Path) -> Iterator[Start]:
             "ISOMORPH_STATE": str(tmp_path), "ISOMORPH_PORT_OVERRIDE": str(port),
             "ISOMORPH_CONTEXT": "512", "ISOMORPH_DTYPE": "float32", "ISOMORPH_SLOTS": "2",
             "ISOMORPH_LATENT_BLOCK": "64",
+            **KERNELS,
             **{f"ISOMORPH_{name}": str(value) for name, value in settings.items()},
         }  # fmt: skip
         with log.open("wb") as stderr:
@@ -83,6 +84,17 @@ def divided(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("divided") / "mixture"
     layout.lay_out(whole, out)
     return out
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Threads that share the work, whatever this process was told: `python -m tests` says one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from tests.model_code.with_torch.experts import (
 )
 from tests.model_code.with_torch.mixture import CONFIG
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("two_threads")]
 
 
 @pytest.mark.parametrize("slots", [2, 5, 16])

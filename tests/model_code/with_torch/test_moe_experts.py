@@ -16,7 +16,7 @@ from model_code.moe.train.parallel import recompute_layers
 from tests.model_code.with_torch import moe_runs
 from tests.model_code.with_torch.families import pair, relative
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("two_threads")]
 # The shape of DeepSeek-V3's routing: the best 8 of 256, out of the best 4 of 8 groups.
 V3 = {"n_routed_experts": 256, "num_experts_per_tok": 8, "n_group": 8, "topk_group": 4,
       "moe_intermediate_size": 8}  # fmt: skip

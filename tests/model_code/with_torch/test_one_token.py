@@ -15,7 +15,7 @@ from model_code.common.kernels import one_token
 from model_code.common.sampling import Sampler
 from tests.model_code.with_torch.families import pair
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("two_threads")]
 _KINDS = st.sampled_from([torch.float32, torch.bfloat16])
 
 

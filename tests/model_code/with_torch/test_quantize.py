@@ -22,7 +22,7 @@ from model_code.common.quantize import Int4Weight, Int8Weight, StockInt4Weight, 
 from model_code.common.sparse import SparseWeight, prune
 from tests.model_code.with_torch.families import CONTEXT, logits, pair, random_tokens
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("two_threads")]
 SEEDS = st.integers(0, 9)
 
 

@@ -10,7 +10,7 @@ from model_code.common.layers import FeedForward
 from model_code.common.layers import Router as Rules
 from model_code.moe.model import Router
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("two_threads")]
 
 
 def router(groups: int, kept: int, rules: dict[str, bool], dtype: torch.dtype) -> Router:

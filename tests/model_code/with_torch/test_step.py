@@ -27,7 +27,7 @@ from tests.model_code.with_torch.families import (
     relative,
 )
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("two_threads")]
 # Latent attention, and experts with biases, take the modules.
 THEIRS = {name for name in FAMILIES if name.startswith("deepseek")} | {"gpt_oss"}
 OURS = sorted(set(FAMILIES) - THEIRS)
