@@ -22,6 +22,7 @@ def _gqa() -> Iterator[Row]:
 
         yield from gqa.attention()
         yield from gqa.decode()
+        yield from gqa.long_decode()
 
 
 def _mla() -> Iterator[Row]:
@@ -94,10 +95,11 @@ def _moe_training() -> Iterator[Row]:
 def _common() -> Iterator[Row]:
     """The model code: experts, latents, matrices, few bits, and each engine on a real model."""
     _need("common", "torch", "transformers", "gguf")
-    from bench import common, decode_1b, engines, quantization
+    from bench import common, decode_1b, engines, gqa, quantization
 
     yield from common.rows()
     yield from quantization.rows()
+    yield from gqa.long_decode()
     yield from decode_1b.rows()
     yield from engines.rows(engines.measure())
     try:

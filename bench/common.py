@@ -24,7 +24,7 @@ from model_code.common.layers import FeedForward, Router
 from model_code.common.linear import Linear
 from model_code.moe.model import MixtureOfExperts
 
-_EXPERTS, _VISITED, _WIDTH, _INNER = 256, 8, 512, 128
+EXPERTS, VISITED, WIDTH, INNER = 256, 8, 512, 128
 # Tokens -> how many times faster than a dense part of the same size. Ideal: 256 / 9.
 _FASTER_THAN_DENSE = {1: 25.0, 16: 3.5, 512: 10.0}
 
@@ -43,39 +43,39 @@ def rows() -> Iterator[Row]:
 def experts() -> Iterator[Row]:
     """A mixture of experts beside a dense part of the same size, and beside transformers'."""
     dtype = choose_dtype("auto")
-    ours, theirs = _mixtures(dtype)
+    ours, theirs = mixtures(dtype)
     dense = GatedFeedForward(
-        _WIDTH, FeedForward(width=_INNER * _EXPERTS, activation="silu"), dtype
+        WIDTH, FeedForward(width=INNER * EXPERTS, activation="silu"), dtype
     ).requires_grad_(False)
     for matrix in (dense.gate_up.weight, dense.down.weight):
         assert matrix is not None  # noqa: S101
         matrix.normal_(0, 0.02)
     for tokens, target in _FASTER_THAN_DENSE.items():
-        x = torch.randn(1, tokens, _WIDTH, dtype=dtype)
+        x = torch.randn(1, tokens, WIDTH, dtype=dtype)
         models = {"ours": ours, "dense": dense, **theirs}
         found = {name: partial(model, x) for name, model in models.items()}
         took = interleaved(found, rounds=7 if tokens < 512 else 2)
-        name = f"{_EXPERTS} experts, {tokens} tokens, {_kind(dtype)}"
+        name = f"{EXPERTS} experts, {tokens} tokens, {_kind(dtype)}"
         yield beside(name, took, "ours", "dense", "dense of equal size", target)
         for peer in theirs:
             yield beside(name, took, "ours", peer, f"transformers {peer}", 1.0)
 
 
-def _mixtures(dtype: torch.dtype) -> tuple[MixtureOfExperts, dict[str, Any]]:
+def mixtures(dtype: torch.dtype) -> tuple[MixtureOfExperts, dict[str, Any]]:
     """Return our mixture, and transformers' in both of its ways, with the same weights."""
     from transformers.models.qwen3_moe.configuration_qwen3_moe import Qwen3MoeConfig
     from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
     part = FeedForward(
-        width=_INNER, experts=_EXPERTS, active=_VISITED, activation="silu",
+        width=INNER, experts=EXPERTS, active=VISITED, activation="silu",
         router=Router(scoring="softmax", normalize=True),
     )  # fmt: skip
-    ours = MixtureOfExperts(_WIDTH, part, dtype).requires_grad_(False)
+    ours = MixtureOfExperts(WIDTH, part, dtype).requires_grad_(False)
     theirs: dict[str, Any] = {}
     for way in ("eager", "grouped_mm"):
         config: Any = Qwen3MoeConfig(
-            hidden_size=_WIDTH, moe_intermediate_size=_INNER, num_experts=_EXPERTS,
-            num_experts_per_tok=_VISITED, norm_topk_prob=True, experts_implementation=way,
+            hidden_size=WIDTH, moe_intermediate_size=INNER, num_experts=EXPERTS,
+            num_experts_per_tok=VISITED, norm_topk_prob=True, experts_implementation=way,
         )  # fmt: skip
         theirs[way] = Qwen3MoeSparseMoeBlock(config).to(dtype).eval()
     for parameter in ours.parameters():
