@@ -14,6 +14,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -87,7 +88,7 @@ class Pool {
     call_ = [](void* data) { (*static_cast<Body*>(data))(); };
     data_ = &body;
     wanted_ = threads - 1;
-    for (; helpers_ < wanted_; ++helpers_) std::thread(&Pool::help, this, helpers_).detach();
+    grow();
     state_.store(((state_.load() >> GENERATION) + 1) << GENERATION | OPEN);
     if (asleep_.load() > 0) {
       std::lock_guard<std::mutex> lock(sleep_);
@@ -107,6 +108,14 @@ class Pool {
   static Pool*& current() {
     static Pool* pool = nullptr;
     return pool;
+  }
+
+  void grow() {
+    try {
+      for (; helpers_ < wanted_; ++helpers_) std::thread(&Pool::help, this, helpers_).detach();
+    } catch (const std::system_error&) {
+      // The system gives no more threads: those that are there do the work.
+    }
   }
 
   void help(int index) {

@@ -5,7 +5,10 @@
 import logging
 import os
 import shutil
+import signal
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +55,67 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def test_this_machine_has_a_compiler_so_that_the_kernels_are_tested() -> None:
     assert kernels.loaded() is not None
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    KINDS, st.integers(1, 5), st.integers(1, 20), st.integers(250, 2500), st.integers(0, 99)
+)  # fmt: skip
+@torch.inference_mode()
+def test_long_outputs_that_are_read_along_do_too(
+    kind: str, rows: int, outputs: int, inputs: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    outputs, inputs = sizes_of(kind, outputs, inputs)
+    made, floats = weight(kind, outputs, inputs)
+    x = torch.randn(rows, inputs)
+    expected = as_it_counts(kind, x) @ floats.t()
+    assert relative(kernels.multiply(x, made), expected) < 1e-5
+
+
+@torch.inference_mode()
+def test_callers_at_the_same_time_do_not_get_in_each_other_s_way() -> None:
+    (made, floats), found = weight("float32", 900, 900), {}
+    given = [torch.randn(1, 900) for _ in range(4)]
+
+    def call(index: int) -> None:
+        with torch.inference_mode():
+            found[index] = [kernels.multiply(given[index], made) for _ in range(50)]
+
+    callers = [threading.Thread(target=call, args=(index,)) for index in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(60)
+    for index, x in enumerate(given):
+        assert all(relative(each, x @ floats.t()) < 1e-5 for each in found[index])
+
+
+@torch.inference_mode()
+def test_a_process_that_was_forked_works_with_threads_of_its_own() -> None:
+    made, _ = weight("float32", 900, 900)
+    x = torch.randn(1, 900)
+    expected = kernels.multiply(x, made)  # this process has its threads
+    if (child := os.fork()) == 0:
+        os._exit(0 if torch.equal(kernels.multiply(x, made), expected) else 1)
+    deadline = time.monotonic() + 60
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if ended[0] == 0:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
+
+
+@torch.inference_mode()
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    made, _ = weight("int8", 999, 1100)
+    x, found = torch.randn(3, 1100), []
+    for threads in (1, 2, 7):
+        torch.set_num_threads(threads)
+        found.append(kernels.multiply(x, made))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 @settings(max_examples=60, deadline=None)
