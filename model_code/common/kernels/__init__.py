@@ -99,7 +99,8 @@ def rounded(x_RI: Tensor) -> Tensor:
     inputs = x_RI.shape[1]
     groups_RGI = functional.pad(x_RI, (0, -inputs % GROUP)).unflatten(1, (-1, GROUP))
     most_RG1 = groups_RGI.abs().amax(2, keepdim=True)
-    inverse_RG1 = torch.where(most_RG1 < 1e-30, 0, 127 / most_RG1)
+    # Tensor by tensor: torch takes 127 / tensor as 127 times a rounded reciprocal.
+    inverse_RG1 = torch.where(most_RG1 < 1e-30, 0, torch.full_like(most_RG1, 127) / most_RG1)
     # As exact as a fused multiply-add: the product is rounded once.
     numbers_RGI = (groups_RGI.double() * inverse_RG1).round().float()
     return (numbers_RGI * (most_RG1 / 127)).flatten(1)[:, :inputs]
