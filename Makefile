@@ -1,12 +1,13 @@
 # The commands that people and CI run. Needs Python 3.11 or newer, Node 20 or newer, and make.
 PYTHON ?= python3
 BIN := .venv/bin
+VLLM := .isomorph/cache/vllm
 
 # The CDK library prints a banner on Node 18 and 20 (20 was tried); the README says what to have.
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION ?= 18,20
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test e2e check format synth install dev torch wheelhouses lock clean
+.PHONY: help up down test e2e check format synth install dev torch vllm wheelhouses lock clean
 
 help:  ## Show the commands
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -17,7 +18,7 @@ up: install  ## Set up, deploy `local` to the embedded AWS, and ask the model a 
 down:  ## Stop the embedded AWS and all that it runs; keep the environment and the download caches
 	@if [ -x $(BIN)/isomorph ]; then $(BIN)/isomorph down; else echo "nothing is installed here"; fi
 
-test: dev torch  ## Everything that CI runs, with the time of each part
+test: dev torch vllm  ## Everything that CI runs, with the time of each part
 	@$(BIN)/python -m tests
 
 e2e: dev torch  ## Only the end-to-end deployment against the embedded AWS
@@ -38,6 +39,8 @@ dev: install $(BIN)/.dev  ## ... with what tests and linters need
 
 torch: install $(BIN)/.torch  ## ... with torch (its CPU build where pip offers one) and transformers
 
+vllm: install $(VLLM)/.installed  ## Make an environment with vLLM's build for CPUs, an engine beside ours
+
 wheelhouses: install  ## Download the wheels that nodes install (cached)
 	@$(BIN)/isomorph wheelhouses
 
@@ -46,6 +49,12 @@ lock: $(BIN)/.dev  ## Pin again after a change of a *.in file
 	  model_code/moe/serve/requirements model_code/moe/train/requirements; do \
 	  $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-find-links \
 	    --no-emit-index-url --no-emit-trusted-host --output-file $$file.txt $$file.in || exit 1; done
+	@# pip takes more than half an hour for vLLM's 151 packages.
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv==0.13.9
+	@UV_INDEX_STRATEGY=unsafe-best-match $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --no-emit-find-links --no-emit-index-url --custom-compile-command 'make lock' \
+	  $(foreach name,torch torchvision torchaudio torchcodec triton,--no-emit-package $(name)) \
+	  --output-file requirements-vllm.txt requirements-vllm.in
 
 clean: down  ## Remove everything that these commands made, caches and environment too
 	@rm -rf .venv node_modules .isomorph cdk.out
@@ -68,6 +77,14 @@ $(BIN)/.dev: requirements-dev.txt | $(BIN)/.installed
 $(BIN)/.torch: requirements-torch.txt | $(BIN)/.installed
 	@echo "installing requirements-torch.txt into .venv ..."
 	@$(BIN)/python -m isomorph.torch_build requirements-torch.txt
+	@touch $@
+
+$(VLLM)/.installed: requirements-vllm.txt requirements-torch.txt | $(BIN)/.installed
+	@echo "installing requirements-vllm.txt into $(VLLM) (about 700 MB to download the first time) ..."
+	@rm -rf $(VLLM) && $(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r requirements-vllm.txt
+	@grep '^torch==' requirements-torch.txt >$(VLLM)/torch.txt
+	@$(BIN)/python -m isomorph.torch_build $(VLLM)/torch.txt $(VLLM)/bin/python --no-compile --no-deps
 	@touch $@
 
 node_modules/.installed: package-lock.json

@@ -1,5 +1,7 @@
 """Which build of torch pip offers; `python -m isomorph.torch_build FILE` installs a list with it.
 
+`... PYTHON OPTION ...` installs it into the environment of another Python, with pip's options.
+
 On most Linux machines the package index's torch is a CUDA build of several GB. Where pip can reach
 a CPU build of the pinned version (local version label `+cpu`), that one is asked for by name.
 """
@@ -46,11 +48,12 @@ def prefer_cpu(requirements: str) -> str:
 
 def main() -> int:
     """Install the requirements file named on the command line."""
-    [path] = sys.argv[1:]
+    path, *more = sys.argv[1:]
+    python, options = (more[0], more[1:]) if more else (sys.executable, [])
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as chosen:
         chosen.write(prefer_cpu(Path(path).read_text()))
         chosen.flush()
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--requirement", chosen.name]
+        command = [python, "-m", "pip", "install", "--quiet", *options, "-r", chosen.name]
         return subprocess.run(command).returncode  # noqa: S603
 
 

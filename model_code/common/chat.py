@@ -4,12 +4,14 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from jinja2 import Template, TemplateError, nodes
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from model_code.common.config_fields import ModelError, load_json
 from model_code.common.errors import WeightsError
 
 # What most small instruct models use, for weights that bring no template of their own.
@@ -108,3 +110,21 @@ class ChatTemplate:
 
 def _refuse(message: str) -> None:
     raise TemplateError(message)
+
+
+def folder_template(folder: Path) -> str | None:
+    """Return chat_template.jinja, or what tokenizer_config.json says."""
+    if (folder / "chat_template.jinja").is_file():
+        try:
+            return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise WeightsError(f"{folder / 'chat_template.jinja'}: is not UTF-8 text") from error
+    path = folder / "tokenizer_config.json"
+    try:
+        given = load_json(path).get("chat_template") if path.is_file() else None
+    except ModelError as error:
+        raise WeightsError(str(error)) from error
+    if isinstance(given, list):  # several, by name
+        named = {each.get("name"): each.get("template") for each in given if isinstance(each, dict)}
+        given = named.get("default")
+    return given if isinstance(given, str) and given.strip() else None

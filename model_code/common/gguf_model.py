@@ -24,6 +24,8 @@ _FAMILIES = {
     "llama": _COMMON,
     "gemma3": {**_COMMON, "attention.sliding_window": "sliding_window"},
 }
+# What vLLM goes by: without it, it takes a model for one that makes embeddings.
+_CLASSES = {"llama": "LlamaForCausalLM", "gemma3": "Gemma3ForCausalLM"}
 _OPTIONAL = {"num_key_value_heads", "rope_theta", "head_dim"}
 _GEMMA3_27B_LAYERS = 62  # the one Gemma 3 whose scores are not scaled by the width of a head
 
@@ -44,7 +46,7 @@ def config_of(header: GGUFHeader) -> dict[str, Any]:
     if words is None:
         known = ", ".join(_FAMILIES)
         raise WeightsError(f"{header.path}: architecture {family!r} is unknown; known: {known}")
-    config: dict[str, Any] = {"model_type": family}
+    config: dict[str, Any] = {"model_type": family, "architectures": [_CLASSES[str(family)]]}
     for word, name in words.items():
         if (value := header.metadata.get(f"{family}.{word}")) is not None:
             config[name] = value

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from model_code.common.architecture import Architecture, ModelError, read
+from model_code.common.chat import folder_template
 from model_code.common.checkpoint import load_decoder, tensor_names
-from model_code.common.config_fields import load_json
 from model_code.common.decoder import Decoder
 from model_code.common.errors import WeightsError
 from model_code.common.gguf_header import read_header
@@ -75,27 +75,9 @@ def _from_safetensors(
         architecture, tensors, context=context, dtype=dtype, quantization=quantization,
         prepare=prepare,
     )  # fmt: skip
-    return Model(decoder=decoder, tokenizer=tokenizer, chat_template=chat_template(folder))
+    return Model(decoder=decoder, tokenizer=tokenizer, chat_template=folder_template(folder))
 
 
 def _names(architecture: Architecture) -> set[str]:
     with torch.device("meta"):  # names only: what does not fit is said before anything is read
         return tensor_names(Decoder(architecture, context=1, dtype=torch.float32))
-
-
-def chat_template(folder: Path) -> str | None:
-    """Return chat_template.jinja, or what tokenizer_config.json says."""
-    if (folder / "chat_template.jinja").is_file():
-        try:
-            return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise WeightsError(f"{folder / 'chat_template.jinja'}: is not UTF-8 text") from error
-    path = folder / "tokenizer_config.json"
-    try:
-        given = load_json(path).get("chat_template") if path.is_file() else None
-    except ModelError as error:
-        raise WeightsError(str(error)) from error
-    if isinstance(given, list):  # several, by name
-        named = {each.get("name"): each.get("template") for each in given if isinstance(each, dict)}
-        given = named.get("default")
-    return given if isinstance(given, str) and given.strip() else None

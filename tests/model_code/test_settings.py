@@ -32,7 +32,7 @@ def test_draining_takes_longer_than_any_request_unless_told_otherwise() -> None:
     ("change", "message"),
     [
         ({"ISOMORPH_MODEL": ""}, "ISOMORPH_MODEL is missing; set it in the server's environment"),
-        ({"ISOMORPH_ENGINE": "vllm"}, "ISOMORPH_ENGINE is 'vllm'; allowed: llama.cpp, native"),
+        ({"ISOMORPH_ENGINE": "tgi"}, "ISOMORPH_ENGINE is 'tgi'; allowed: llama.cpp, native, vllm"),
         ({"ISOMORPH_ENGINE": ""}, "ISOMORPH_ENGINE is missing"),
         ({"ISOMORPH_DTYPE": "int3"}, "ISOMORPH_DTYPE is 'int3'; allowed: auto, float32, bfloat16"),
         (

@@ -13,7 +13,7 @@ from model_code.common.errors import SettingsError
 # torch or llama.cpp loads it, which is after this package.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-ENGINES = ("llama.cpp", "native")
+ENGINES = ("llama.cpp", "native", "vllm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +117,7 @@ def load_engine(
     loaders: dict[str, Callable[[], Engine]] = {
         "llama.cpp": lambda: _llama_cpp(folder, slots, context),
         "native": lambda: _native(folder, slots, context, dtype, quantization),
+        "vllm": lambda: _vllm(folder, slots, context, dtype, quantization),
     }
     if name not in loaders:
         raise SettingsError(f"ISOMORPH_ENGINE is {name!r}; allowed: {', '.join(ENGINES)}")
@@ -135,3 +136,9 @@ def _native(folder: Path, slots: int, context: int, dtype: str, quantization: st
     return NativeEngine.load(
         folder, slots=slots, context=context, dtype=dtype, quantization=quantization
     )
+
+
+def _vllm(folder: Path, slots: int, context: int, dtype: str, quantization: str) -> Engine:
+    from model_code.common.engine.vllm import VllmEngine
+
+    return VllmEngine(folder, slots=slots, context=context, dtype=dtype, quantization=quantization)

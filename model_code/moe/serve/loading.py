@@ -6,9 +6,9 @@ from pathlib import Path
 from model_code.common import kernels
 from model_code.common.architecture import ModelError, read
 from model_code.common.aws import client
+from model_code.common.chat import folder_template
 from model_code.common.engine.native import NativeEngine
 from model_code.common.errors import SettingsError, WeightsError
-from model_code.common.model_folder import chat_template
 from model_code.common.server.settings import Settings
 from model_code.common.tokenizer import FolderTokenizer
 from model_code.common.weights import Location, fetch
@@ -71,7 +71,7 @@ def _on_neuron(folder: Path, settings: Settings) -> NativeEngine:
         )
     tokenizer = FolderTokenizer(folder, decoder.architecture.vocabulary)
     return NativeEngine(
-        decoder, tokenizer, chat_template(folder), slots=settings.slots, context=settings.context
+        decoder, tokenizer, folder_template(folder), slots=settings.slots, context=settings.context
     )
 
 
