@@ -3,24 +3,30 @@
 `isomorph bench common --write docs/engines.md` renews the table there.
 """
 
-import asyncio
-from collections.abc import Callable, Iterator
+import os
+import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from gguf import GGMLQuantizationType
 
 from bench import smollm2
+from bench.engine_process import EngineProcess, Loaded, running
 from bench.gguf_files import requantised
-from bench.row import Row, interleaved
+from bench.row import Row, in_turn
+from isomorph import output
 from isomorph.errors import UserError
-from model_code.common.engine import Engine, Generation, load_engine
+from model_code.common.convert import convert
 from model_code.common.gguf_model import find_gguf
 
 _SLOTS, _CONTEXT = 8, 256
-_REQUESTS, _SHORT, _LONG = 32, 4, 16  # tokens of each of many requests, and of a single one
+_REQUESTS, _SHORT, _LONG = 32, 16, 32  # tokens of each of many requests, and of a single one
+VLLM = Path(__file__).parents[1] / ".isomorph/cache/vllm/bin/python"
+# Both of its threads, where it keeps one of two cores free.
+_VLLM_ENVIRONMENT = {"ISOMORPH_VLLM_PYTHON": str(VLLM), "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
 BEGIN, END = "<!-- engines:begin -->", "<!-- engines:end -->"
 
 
@@ -46,6 +52,7 @@ CHOICES = (
     Choice(engine="native", weights="bfloat16", dtype="bfloat16"),
     Choice(engine="native", weights="int8", dtype="float32", quantization="int8"),
     Choice(engine="native", weights="int4", dtype="float32", quantization="int4"),
+    Choice(engine="vllm", weights="bfloat16", dtype="bfloat16"),
 )
 
 
@@ -60,35 +67,55 @@ class Speed:
 
 @cache
 def measure() -> list[Speed]:
-    """Run all choices on SmolLM2 in turn, in one process."""
-    with _engines() as engines:
-        names = [choice.name for choice in engines]
-        loaded = dict(zip(names, engines.values(), strict=True))
-        single = interleaved(_runs(loaded, 1, _LONG), rounds=3)
-        many = interleaved(_runs(loaded, _REQUESTS, _SHORT), rounds=1, warmups=0)
+    """Run all choices on SmolLM2 in turn, each in its process, the others asleep."""
+    choices = [each for each in CHOICES if each.engine != "vllm" or VLLM.is_file()]
+    if len(choices) < len(CHOICES):
+        output.say("vllm: not measured, as it is not here; `make vllm` installs it")
+    os.environ.update(_VLLM_ENVIRONMENT)
+    with _engines(choices) as engines:
+        single = _in_turn(engines, 1, _LONG, rounds=5, warmups=1)
+        many = _in_turn(engines, _REQUESTS, _SHORT, rounds=3, warmups=0)
     return [
         Speed(
             choice=choice, single=_LONG / single[choice.name],
             many=_REQUESTS * _SHORT / many[choice.name],
         )
-        for choice in CHOICES
+        for choice in choices
     ]  # fmt: skip
 
 
+def _in_turn(
+    engines: dict[str, EngineProcess], requests: int, tokens: int, *, rounds: int, warmups: int
+) -> dict[str, float]:
+    return in_turn(
+        {name: partial(each.seconds, requests, tokens) for name, each in engines.items()},
+        rounds=rounds, warmups=warmups,
+    )  # fmt: skip
+
+
+# Ours, and the peer that has as many bits.
+_PEERS = (
+    ("native, int8", "llama.cpp, Q8_0"),
+    ("native, bfloat16", "vllm, bfloat16"),
+)
+
+
 def rows(speeds: list[Speed]) -> Iterator[Row]:
-    """Our engine in int8 beside llama.cpp in Q8_0: as many bits, the same numbers."""
-    ours, theirs = (
-        next(each for each in speeds if each.choice.name == name)
-        for name in ("native, int8", "llama.cpp, Q8_0")
-    )
-    for what, found, peer in (
-        ("one request", ours.single, theirs.single),
-        (f"{_REQUESTS} requests at once on {_SLOTS} slots", ours.many, theirs.many),
-    ):
-        yield Row(
-            name=f"SmolLM2-135M int8, {what}", ours=f"{found:.1f} tokens/s",
-            peer=f"llama.cpp Q8_0: {peer:.1f} tokens/s", ratio=found / peer, target=1.0,
-        )  # fmt: skip
+    """Our engine beside others with as many bits."""
+    named = {each.choice.name: each for each in speeds}
+    for name, peer in _PEERS:
+        if peer not in named:
+            continue
+        ours, theirs = named[name], named[peer]
+        for what, found, other in (
+            ("one request", ours.single, theirs.single),
+            (f"{_REQUESTS} requests at once on {_SLOTS} slots", ours.many, theirs.many),
+        ):
+            yield Row(
+                name=f"SmolLM2-135M, {name.removeprefix('native, ')}, {what}",
+                ours=f"{found:.1f} tokens/s",
+                peer=f"{peer}: {other:.1f} tokens/s", ratio=found / other, target=1.0,
+            )  # fmt: skip
 
 
 def table(speeds: list[Speed]) -> str:
@@ -128,43 +155,21 @@ def write(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _engines() -> Iterator[dict[Choice, Engine]]:
+def _engines(choices: list[Choice]) -> Iterator[dict[str, EngineProcess]]:
+    source = find_gguf(smollm2.weights())
     with ExitStack() as stack:
-        files = {
-            "Q8_0": stack.enter_context(
-                requantised(find_gguf(smollm2.weights()), GGMLQuantizationType.Q8_0)
-            ),
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="engines-")))
+        convert(source, scratch / "bfloat16", dtype="bfloat16")
+        folders = {
+            "Q8_0": stack.enter_context(requantised(source, GGMLQuantizationType.Q8_0)),
+            "bfloat16": scratch / "bfloat16",
         }
         loaded = {}
-        for choice in CHOICES:
-            engine = load_engine(
-                choice.engine, files.get(choice.weights, smollm2.weights()), slots=_SLOTS,
-                context=_CONTEXT, dtype=choice.dtype, quantization=choice.quantization,
+        for choice in choices:
+            what = Loaded(
+                name=choice.engine, folder=folders.get(choice.weights, source.parent),
+                slots=_SLOTS, context=_CONTEXT, dtype=choice.dtype,
+                quantization=choice.quantization,
             )  # fmt: skip
-            stack.callback(engine.close)
-            loaded[choice] = engine
+            loaded[choice.name] = stack.enter_context(running(what))
         yield loaded
-
-
-def _runs(
-    engines: dict[str, Engine], requests: int, tokens: int
-) -> dict[str, Callable[[], object]]:
-    def run(engine: Engine) -> Callable[[], object]:
-        return lambda: asyncio.run(_ask_all(engine, requests, tokens))
-
-    return {name: run(engine) for name, engine in engines.items()}
-
-
-async def _ask_all(engine: Engine, requests: int, tokens: int) -> None:
-    async def ask(number: int) -> None:
-        # Counting goes on for all tokens, where prose might end.
-        request = Generation(
-            prompt=f"{number} {number + 1} {number + 2}", max_tokens=tokens, temperature=0
-        )
-        found = 0
-        async for piece in engine.generate(request):
-            found = piece.completion_tokens
-        if found != tokens:
-            raise RuntimeError(f"{engine.name}: {found} tokens instead of {tokens}")
-
-    await asyncio.gather(*(ask(number) for number in range(requests)))

@@ -71,6 +71,7 @@ class Machine:
             "LAUNCH_HOOK": "launch", "DRAIN_HOOK": "drain",
         }  # fmt: skip
         self.port, self.cloud_port = free_port(), free_port()
+        self.tools = "/usr/bin:/bin"
 
     def put(self, name: str, content: str) -> None:
         path = self.root / name
@@ -92,7 +93,7 @@ class Machine:
         )
         aws = f"http://127.0.0.1:{self.cloud_port}"
         env = {
-            "PATH": f"{self.root}/bin:/usr/bin:/bin",
+            "PATH": f"{self.root}/bin:{self.tools}",
             "HOME": str(self.root),
             "ISOMORPH_ROOT": str(self.root),
             "ISOMORPH_PORT_OVERRIDE": str(self.port),
@@ -204,6 +205,26 @@ def test_fails_when_a_setting_is_wrong_and_signals_that(
     assert done.returncode == 1
     assert f"isomorph: {message}" in done.stderr
     assert machine.lines("aws.calls")[-1].endswith("--status FAILURE")
+
+
+@pytest.mark.parametrize("repository", ["has it", "does not answer"])
+def test_the_native_engine_gets_a_compiler_where_there_is_one_to_get(
+    machine: Machine, tmp_path: Path, repository: str
+) -> None:
+    for tool in Path("/usr/bin").iterdir():
+        if not tool.name.startswith(("c++", "g++", "clang++")):
+            (tmp_path / "tools").mkdir(exist_ok=True)
+            (tmp_path / "tools" / tool.name).symlink_to(tool)
+    machine.tools = str(tmp_path / "tools")
+    code = 0 if repository == "has it" else 1
+    machine.put("bin/dnf", f'#!/bin/bash\necho "$*" >>"$ISOMORPH_ROOT/dnf.calls"\nexit {code}\n')
+    machine.settings["ENGINE"] = "native"
+    done = machine.boot()
+    assert machine.lines("dnf.calls") == ["install -y -q gcc-c++"]
+    assert ("no C++ compiler is here, and dnf cannot install one" in done.stderr) == bool(code)
+    # It goes on either way, here as far as the list of torch's wheels, which llama.cpp's has not.
+    assert "requirements-native.txt" in done.stderr
+    assert done.returncode == 1
 
 
 def test_boot_sh_passes_shellcheck() -> None:

@@ -161,7 +161,7 @@ def test_the_outputs_are_those_that_commands_read(templates):
     outputs = templates["gqa"]["Outputs"]
     assert set(outputs) == {"Endpoint", "Fleet", "Weights", "Engine"}
     assert literal(outputs["Endpoint"]["Value"]).startswith("https://")
-    assert outputs["Engine"]["Value"] == "llama.cpp"
+    assert outputs["Engine"]["Value"] == "native"
 
 
 def test_a_plain_deploy_says_how_to_get_weights(templates):
@@ -171,14 +171,14 @@ def test_a_plain_deploy_says_how_to_get_weights(templates):
 
 
 def test_both_engines_ship_the_same_code(synthesize, templates):
-    native = synthesize({"max_capacity": 2, "engine": "native"})["gqa"]
+    other = synthesize({"max_capacity": 2, "engine": "llama.cpp"})["gqa"]
 
     def code_line(template: dict) -> str:
         script = literal(data(template)["UserData"])
         [line] = [each for each in script.splitlines() if each.endswith(" code")]
         return line
 
-    assert code_line(native) == code_line(templates["gqa"])
+    assert code_line(other) == code_line(templates["gqa"])
 
 
 def test_nodes_reach_s3_through_the_prefix_list_of_the_environment(synthesize):

@@ -42,6 +42,7 @@ def libraries(start: list[Path], engine: str) -> set[str]:
     """Return the libraries that these files need, and every file of ours that they import."""
     found: set[str] = set()
     seen = {path for name, path in ENGINES.items() if name != engine}  # nobody imports the others
+    seen.add(FOLDER / "vllm.py")  # nor this one: no fleet runs it
     waiting = [*start]
     while waiting:
         path = waiting.pop()

@@ -57,6 +57,9 @@ if [ -n "${ISOMORPH_NEURON_VENV:-}" ]; then
   where='import sysconfig; print(sysconfig.get_path("purelib"))'
   "$ISOMORPH_PYTHON" -c "$where" >"$("$PYTHON" -c "$where")/neuron.pth"
 elif [ "$ISOMORPH_ENGINE" = native ]; then
+  # The kernels are compiled where they run. Without a compiler torch does the same, more slowly.
+  command -v c++ >/dev/null || dnf install -y -q gcc-c++ ||
+    echo "isomorph: no C++ compiler is here, and dnf cannot install one: torch's own operations serve" >&2
   requirements+=(-r "$HOME_DIR/wheelhouse/requirements-native.txt")
 fi
 "$PYTHON" "${pip[0]}/pip" install --quiet --disable-pip-version-check --no-input --no-cache-dir --no-compile \

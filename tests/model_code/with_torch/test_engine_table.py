@@ -52,7 +52,11 @@ def test_it_is_written_between_its_marks_and_nowhere_else(tmp_path: Path) -> Non
 
 
 def test_the_row_compares_the_same_bits() -> None:
-    single, many = engines.rows(SPEEDS)
-    assert (single.ours, single.peer) == ("14.0 tokens/s", "llama.cpp Q8_0: 11.0 tokens/s")
+    single, many, *beside_vllm = engines.rows(SPEEDS)
+    assert (single.ours, single.peer) == ("14.0 tokens/s", "llama.cpp, Q8_0: 11.0 tokens/s")
+    assert [row.peer for row in beside_vllm] == [
+        "vllm, bfloat16: 16.0 tokens/s", "vllm, bfloat16: 34.0 tokens/s",
+    ]  # fmt: skip
+    assert list(engines.rows(SPEEDS[:-1])) == [single, many]
     assert many.ratio == pytest.approx(36 / 39)
     assert not many.reached
