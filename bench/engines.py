@@ -132,6 +132,8 @@ def table(speeds: list[Speed]) -> str:
         settings = f"`engine: {choice.engine}`"
         if choice.engine == "native":
             settings = f"{settings}, `dtype: {choice.dtype}`, `quantization: {choice.quantization}`"
+        if choice.engine == "vllm":
+            settings = "`ISOMORPH_ENGINE=vllm`, not of fleets"
         shares = [speed.single / best_single, speed.many / best_many]
         single, many = (f"**{each:.2f}**" if each == 1 else f"{each:.2f}" for each in shares)
         lines.append(
