@@ -3,14 +3,27 @@
 # torchrun how many pods there are and where they meet. The first pod makes the shards.
 set -Eeuo pipefail
 DATA="$ISOMORPH_SHARED/data/$JOB_DATA"
+# Until the ranks run. This shell is the container's first process, which no signal ends by itself.
+trap 'kill $(jobs -p) 2>/dev/null || true; exit 143' TERM
 
 if ! compgen -G "$DATA/*.tokens" >/dev/null && [[ "$HOSTNAME" == *-0 ]]; then
-  texts=()
-  if compgen -G "$DATA/text/*" >/dev/null; then texts=("$DATA"/text/*); fi
+  # What was put into the bucket just now comes through the file system's link to it.
+  for ((waited = 0; ; waited++)); do
+    texts=()
+    if compgen -G "$DATA/text/*" >/dev/null; then texts=("$DATA"/text/*); fi
+    [ "${#texts[@]}" -lt "$JOB_TEXTS" ] || break
+    if [ "$waited" -ge 120 ]; then
+      echo "isomorph: $DATA/text has ${#texts[@]} of $JOB_TEXTS texts after $waited s"
+      exit 1
+    fi
+    sleep 1
+  done
   words=(--out "$DATA.new" --vocabulary "$JOB_VOCABULARY" --held-out "$JOB_HELD_OUT")
   [ ! -f "$DATA/tokenizer.given" ] || words=(--out "$DATA.new" --tokenizer "$DATA/tokenizer.given" --held-out "$JOB_HELD_OUT")
   rm -rf "$DATA.new"
-  python3 -m model_code.moe.train.shards "${texts[@]}" "${words[@]}"
+  # In the background: a shell hears no signal while it waits for what is before it.
+  python3 -m model_code.moe.train.shards "${texts[@]}" "${words[@]}" &
+  wait $!
   mkdir -p "$DATA"
   mv "$DATA.new"/* "$DATA"
 fi
@@ -25,4 +38,5 @@ words=(--config "$JOB_CONFIG" --data "$DATA" --checkpoints "$ISOMORPH_SHARED/che
 [ "$JOB_EXPERT_PARALLEL" = 0 ] || words+=(--expert-parallel "$JOB_EXPERT_PARALLEL")
 [ "$JOB_BATCH" = 0 ] || words+=(--batch "$JOB_BATCH")
 [ "$JOB_PEAK_TFLOPS" = 0 ] || words+=(--peak-tflops "$JOB_PEAK_TFLOPS")
-exec python3 -m torch.distributed.run -m model_code.moe.train "${words[@]}"
+# Said here as well: of the operator only newer versions tell torchrun how many ranks a pod has.
+exec python3 -m torch.distributed.run --nproc-per-node "$JOB_RANKS" -m model_code.moe.train "${words[@]}"
