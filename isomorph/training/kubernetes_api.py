@@ -148,10 +148,10 @@ class KubernetesApi:
     def log(self, pod: str, namespace: str, query: Mapping[str, str]) -> Iterator[bytes]:
         """Yield the log of a pod as it comes; it ends when the connection is lost, too."""
         path = _path("Pod", namespace, pod) + "/log"
-        answer = self._send("GET", path, query, None, "application/json")
+        answer, read = self._send("GET", path, query, None, "application/json", stream=True)
         try:
             if answer.status != 200:
-                raise self._error(answer.status, answer.read(MOST_BYTES, decode_content=False))
+                raise self._error(answer.status, read)
             yield from answer.stream(1 << 16, decode_content=False)
         except HTTPError:
             return
@@ -166,13 +166,7 @@ class KubernetesApi:
         body: Mapping[str, Any] | None = None,
         content: str = "application/json",
     ) -> dict[str, Any]:
-        answer = self._send(method, path, query, body, content)
-        try:
-            read = answer.read(MOST_BYTES + 1, decode_content=False)
-        except HTTPError as error:
-            raise ConnectionLostError(self._unreachable(error)) from None
-        finally:
-            answer.close()
+        answer, read = self._send(method, path, query, body, content)
         if len(read) > MOST_BYTES:
             raise UserError(
                 f"Kubernetes of {self.cluster} answered with more than {MOST_BYTES} bytes"
@@ -196,14 +190,21 @@ class KubernetesApi:
         query: Mapping[str, str] | None,
         body: Mapping[str, Any] | None,
         content: str,
-    ) -> urllib3.BaseHTTPResponse:
-        """Return an answer whose body was not read; tries again where that does no harm."""
+        stream: bool = False,
+    ) -> tuple[urllib3.BaseHTTPResponse, bytes]:
+        """Return an answer and its body, unless a stream is wanted and comes.
+
+        Tries again where that does no harm.
+        """
         url = f"{self._url}/{path}" + (f"?{urlencode(query)}" if query else "")
         data = None if body is None else json.dumps(body).encode()
         for left in reversed(range(_TRIES)):
             pause = _PAUSE_S * 2.0 ** (_TRIES - 1 - left)
             try:
                 answer = self._once(method, url, data, content)
+                read = b""
+                if not (stream and answer.status == 200):
+                    read = _body(answer)
             except HTTPError as error:
                 never_sent = isinstance(error, NewConnectionError | ConnectTimeoutError)
                 if isinstance(error, SSLError) or not left:
@@ -215,12 +216,11 @@ class KubernetesApi:
             busy = answer.status == 429 or (answer.status in _BUSY and method != "POST")
             expired = answer.status == 401 and left == _TRIES - 1
             if not left or not (busy or expired):
-                return answer
+                return answer, read
             if expired:
                 self._token.forget()
             else:
                 time.sleep(min(_seconds(answer.headers.get("Retry-After"), pause), _MOST_PAUSE_S))
-            answer.close()
         raise AssertionError("the last try returns or raises")
 
     def _once(
@@ -265,6 +265,20 @@ class KubernetesApi:
         hint = {401: "admit", 403: "allow"}.get(status)
         more = f"; {self._hints[hint]}" if hint else ""
         return ApiError(status, f"Kubernetes of {self.cluster} refuses ({status}): {said}{more}")
+
+
+def _body(answer: urllib3.BaseHTTPResponse) -> bytes:
+    """Return a body to its end, or a byte more than is taken; one that breaks off raises."""
+    found = b""
+    try:
+        while len(found) <= MOST_BYTES:
+            part = answer.read(1 << 20, decode_content=False)
+            if not part:
+                break
+            found += part
+    finally:
+        answer.close()
+    return found[: MOST_BYTES + 1]
 
 
 def _path(kind: str, namespace: str | None, name: str | None = None) -> str:

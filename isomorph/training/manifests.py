@@ -124,7 +124,7 @@ def _pod(
         "AWS_REGION": region,
         "ISOMORPH_METRIC_NAMESPACE": told["metric_namespace"],
         "ISOMORPH_CLUSTER": outputs["ClusterName"],
-        "ISOMORPHSHARED": SHARED,
+        "ISOMORPH_SHARED": SHARED,
         "MLFLOW_TRACKING_URI": told.get("mlflow") or "",
         "FI_PROVIDER": "efa",
         # torchrun gives ranks 30 s to save, if nobody tells it another number.
