@@ -65,14 +65,16 @@ class Caller:
         settings = json.dumps(TOLD | told)
         s3.put_object(Bucket="sagemaker-test", Key="lifecycle/1/settings.json", Body=settings)
         value = json.dumps({"lustre": LUSTRE})
-        self.client("ssm").put_parameter(Name="/told", Type="String", Value=value)
+        self.client("ssm").put_parameter(Name="/told", Type="String", Value=value, Overwrite=True)
 
     def describe(self, played: Played) -> None:
         """Let EKS name the played API as its cluster's endpoint."""
         network = {"subnetIds": ["subnet-1", "subnet-2"]}
-        self.client("eks").create_cluster(
-            name=CLUSTER, roleArn="arn:aws:iam::123456789012:role/eks", resourcesVpcConfig=network
-        )
+        role = "arn:aws:iam::123456789012:role/eks"
+        if CLUSTER not in eks_backends[DEFAULT_ACCOUNT_ID]["us-east-1"].clusters:
+            self.client("eks").create_cluster(
+                name=CLUSTER, roleArn=role, resourcesVpcConfig=network
+            )
         found = eks_backends[DEFAULT_ACCOUNT_ID]["us-east-1"].clusters[CLUSTER]
         found.endpoint = played.url
         found.certificate_authority = {"data": base64.b64encode(played.authority.encode()).decode()}
