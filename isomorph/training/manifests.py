@@ -19,7 +19,6 @@ from isomorph.training.places import APP, CLAIM, SHARED, Place, Published
 IMAGE = "763104351884.dkr.ecr.{region}.amazonaws.com/pytorch-training:2.10.0-gpu-py313"
 _PORT = 29400
 _GRACE_S = 120  # to save a checkpoint when a pod is deleted: what Spot gives too
-_MARGIN_S = 15  # of it, for torchrun to end when it has ended its ranks
 _SCRIPT = """\
 set -Eeuo pipefail
 python3 - <<'PYTHON'
@@ -127,8 +126,6 @@ def _pod(
         "ISOMORPH_SHARED": SHARED,
         "MLFLOW_TRACKING_URI": told.get("mlflow") or "",
         "FI_PROVIDER": "efa",
-        # torchrun gives ranks 30 s to save, if nobody tells it another number.
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_GRACE_S - _MARGIN_S),
         "JOB_NAME": wanted.name,
         **dict(word.split("=", 1) for word in wanted.run.words()),
     }

@@ -50,13 +50,18 @@ def played(server: Played, monkeypatch: pytest.MonkeyPatch) -> Played:
     return server
 
 
-@pytest.fixture
-def caller(played: Played, monkeypatch: pytest.MonkeyPatch) -> Iterator[Caller]:
+@pytest.fixture(scope="module")
+def aws() -> Iterator[None]:
     with mock_aws():
-        found = Caller(monkeypatch)
-        found.publish()
-        found.describe(played)
-        yield found
+        yield
+
+
+@pytest.fixture
+def caller(aws: None, played: Played, monkeypatch: pytest.MonkeyPatch) -> Caller:
+    found = Caller(monkeypatch)
+    found.publish()
+    found.describe(played)
+    return found
 
 
 @pytest.fixture

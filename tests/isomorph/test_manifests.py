@@ -137,14 +137,6 @@ def test_a_pod_takes_a_whole_node_and_the_pinned_code(environment):
     assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
 
 
-def test_torchrun_may_save_for_almost_as_long_as_the_pod_may(environment):
-    worker = made(environment)[2]["spec"]["pytorchReplicaSpecs"]["Worker"]
-    [container] = worker["template"]["spec"]["containers"]
-    variables = {row["name"]: row["value"] for row in container["env"]}
-    grace = worker["template"]["spec"]["terminationGracePeriodSeconds"]
-    assert 90 <= int(variables["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]) < grace
-
-
 def test_the_operators_webhook_takes_the_number_of_ranks_once(environment):
     job = made(environment)[2]
     assert job["spec"]["nprocPerNode"] == "8"

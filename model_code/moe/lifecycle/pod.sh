@@ -39,4 +39,22 @@ words=(--config "$JOB_CONFIG" --data "$DATA" --checkpoints "$ISOMORPH_SHARED/che
 [ "$JOB_BATCH" = 0 ] || words+=(--batch "$JOB_BATCH")
 [ "$JOB_PEAK_TFLOPS" = 0 ] || words+=(--peak-tflops "$JOB_PEAK_TFLOPS")
 # Said here as well: of the operator only newer versions tell torchrun how many ranks a pod has.
-exec python3 -m torch.distributed.run --nproc-per-node "$JOB_RANKS" -m model_code.moe.train "${words[@]}"
+python3 -m torch.distributed.run --nproc-per-node "$JOB_RANKS" -m model_code.moe.train "${words[@]}" &
+run=$!
+# Kubernetes tells this shell alone. It tells the ranks, and torchrun ends when they have: older than 2.12, or not told
+# otherwise, torchrun kills ranks 30 s after a signal of its own. Again and again, since ranks may just have begun.
+# shellcheck disable=SC2329  # the trap calls it
+stop() {
+  TOLD=1
+  while kill -0 "$run" 2>/dev/null; do
+    read -r -a ranks <"/proc/$run/task/$run/children" || true
+    kill -TERM "${ranks[@]:-$run}" 2>/dev/null || true
+    sleep 1
+  done
+}
+trap stop TERM
+status=0
+wait "$run" || status=$?
+# Who was told is not done, whatever the ranks say: the operator makes the pod anew if nobody stopped the run.
+[ -z "${TOLD:-}" ] || exit 143
+exit "$status"

@@ -65,6 +65,7 @@ class Played:
 class _Handler(BaseHTTPRequestHandler):
     played: Played
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's packet
 
     def log_message(self, *_: Any) -> None:
         pass
