@@ -44,6 +44,13 @@ class Operator:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    def said(self) -> list[tuple[int | None, int, bytes]]:
+        """Exit code, restarts and log of every container that there was."""
+        return [
+            (each.process.returncode, each.restarts, b"".join(each.lines))
+            for each in self.containers.values()
+        ]
+
     def close(self) -> None:
         self._end.set()
         self._thread.join(timeout=30)

@@ -151,8 +151,8 @@ def test_a_run_stops_with_a_checkpoint_and_goes_on_from_it(operator, caller, tmp
     assert events("".join(said))[0]["ranks"] == 2
     submit(operator, caller, tmp_path, "--steps", str(saved + 3))
     log = run(logs, "moe", "--follow")
-    [begun] = [each for each in events(log) if each["event"] == "resumed"]
-    assert begun["step"] == saved
+    resumed = [each["step"] for each in events(log) if each["event"] == "resumed"]
+    assert resumed == [saved], (log, operator.said())
     assert events(log)[-1] | {"time": ""} == {
         "event": "end", "step": saved + 3, "stopped": False, "time": "",
     }  # fmt: skip
