@@ -39,7 +39,8 @@ words=(--config "$JOB_CONFIG" --data "$DATA" --checkpoints "$ISOMORPH_SHARED/che
 [ "$JOB_BATCH" = 0 ] || words+=(--batch "$JOB_BATCH")
 [ "$JOB_PEAK_TFLOPS" = 0 ] || words+=(--peak-tflops "$JOB_PEAK_TFLOPS")
 # Said here as well: of the operator only newer versions tell torchrun how many ranks a pod has.
-python3 -m torch.distributed.run --nproc-per-node "$JOB_RANKS" -m model_code.moe.train "${words[@]}" &
+# torchrun sorts pods by this address: rank 0, whose log `isomorph logs` shows, is in the first.
+python3 -m torch.distributed.run --local-addr "${ISOMORPH_POD_ADDRESS:-$HOSTNAME}" --nproc-per-node "$JOB_RANKS" -m model_code.moe.train "${words[@]}" &
 run=$!
 # Kubernetes tells this shell alone. It tells the ranks, and torchrun ends when they have: older than 2.12, or not told
 # otherwise, torchrun kills ranks 30 s after a signal of its own. Again and again, since ranks may just have begun.

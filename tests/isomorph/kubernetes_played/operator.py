@@ -166,6 +166,8 @@ class Operator:
         variables = {
             **environment(self._folder, Path(sys.executable)), **self._variables,
             "HOSTNAME": name, "PYTHONUNBUFFERED": "0",
+            # No service resolves a pod's name here; sorted as the names are.
+            "ISOMORPH_POD_ADDRESS": f"127.0.0.{int(name.rpartition('-')[2]) + 1}",
             "PET_RDZV_BACKEND": elastic["rdzvBackend"], "PET_RDZV_ENDPOINT": f"127.0.0.1:{port}",
             "PET_NNODES": f"{elastic['minReplicas']}:{elastic['maxReplicas']}",
             "PET_MAX_RESTARTS": str(elastic["maxRestarts"]),
