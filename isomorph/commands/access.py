@@ -11,7 +11,8 @@ from isomorph.errors import UserError
 @click.argument("slug")
 @click.option("--env", "name", default="local", show_default=True, help="The environment.")
 @click.option("--manifests", is_flag=True, help="Print what would be applied; apply nothing.")
-def access(slug: str, name: str, manifests: bool) -> None:
+@click.option("--json", "json_", is_flag=True, help="Print JSON: what was applied.")
+def access(slug: str, name: str, manifests: bool, json_: bool) -> None:
     """Let the roles of ENV's file run SLUG (moe) on its EKS cluster; for an admin, once.
 
     Makes in each namespace of runs the service account, the volume of the file system with its
@@ -42,3 +43,5 @@ def access(slug: str, name: str, manifests: bool) -> None:
         where = f" in {metadata['namespace']}" if "namespace" in metadata else ""
         with output.step(f"{each['kind']} {metadata['name']}{where}"):
             api.apply(each)
+    if json_:
+        output.as_json([{"kind": each["kind"], **each["metadata"]} for each in wanted])

@@ -241,7 +241,8 @@ def test_manifests_are_printed_without_asking_kubernetes(caller, played):
 
 def test_access_may_run_again_and_makes_no_volume_into_another(caller, played):
     caller.key = "ADMINKEY"
-    run(access, "moe")
+    made = json.loads(run(access, "moe", "--json"))
+    assert {"kind": "Role", "name": "isomorph-runs", "namespace": "isomorph"} in made
     before = played.store.all("Role")
     run(access, "moe")
     assert played.store.all("Role") == before
