@@ -82,16 +82,32 @@ class TrainingEks(Construct):
         )
         self.arn = self.cluster.cluster_arn
         self.endpoints = PrivateEndpoints(self, "Endpoints", site=site, services=SERVICES)
+        self._admins = tuple(admins)
         for number, principal in enumerate(admins, start=1):
-            self._admit(f"Admin{number}", principal, "AmazonEKSClusterAdminPolicy")
+            self._admit(f"Admin{number}", principal)
         network = [self.add_addon(addon) for addon in NETWORK_ADDONS]
         # What must be there before nodes; the other add-ons wait for them.
         self.before_nodes: list[Construct] = [self.cluster, self.endpoints, *network]
 
-    def admit_to(self, name: str, principals: Sequence[str], namespace: str) -> None:
-        """Let roles work in one namespace, and no other."""
-        for number, principal in enumerate(principals, start=1):
-            self._admit(f"{name}{number}", principal, "AmazonEKSEditPolicy", namespace)
+    def admit(self, groups: Mapping[str, Sequence[str]]) -> None:
+        """Let roles in as members of Kubernetes groups, whose rights are Kubernetes' business.
+
+        EKS' own access policies know no custom resources, such as a PyTorchJob, and cannot be
+        added to: docs.aws.amazon.com/eks/latest/userguide/access-policies.html. A role has one
+        entry in a cluster; an admin's has every right already.
+
+        Args:
+            groups: By the roles' ARNs.
+        """
+        members = [principal for principal in groups if principal not in self._admins]
+        for number, principal in enumerate(members, start=1):
+            eks_v1.CfnAccessEntry(
+                self,
+                f"Member{number}",
+                cluster_name=self.cluster.cluster_name,
+                principal_arn=principal,
+                kubernetes_groups=list(groups[principal]),
+            )
 
     def add_addon(
         self,
@@ -158,9 +174,10 @@ class TrainingEks(Construct):
             role_arn=role.role_arn,
         )
 
-    def _admit(self, name: str, principal: str, policy: str, namespace: str | None = None) -> None:
+    def _admit(self, name: str, principal: str) -> None:
+        """Let a role do everything."""
         entry = eks_v1.CfnAccessEntry
-        partition = Stack.of(self).partition
+        policy = "cluster-access-policy/AmazonEKSClusterAdminPolicy"
         entry(
             self,
             name,
@@ -168,11 +185,8 @@ class TrainingEks(Construct):
             principal_arn=principal,
             access_policies=[
                 entry.AccessPolicyProperty(
-                    policy_arn=f"arn:{partition}:eks::aws:cluster-access-policy/{policy}",
-                    access_scope=entry.AccessScopeProperty(
-                        type="namespace" if namespace else "cluster",
-                        namespaces=[namespace] if namespace else None,
-                    ),
+                    policy_arn=f"arn:{Stack.of(self).partition}:eks::aws:{policy}",
+                    access_scope=entry.AccessScopeProperty(type="cluster"),
                 )
             ],
         )

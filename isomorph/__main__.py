@@ -21,6 +21,7 @@ COMMANDS = {
     "start": "Start a training run on a deployed cluster.",
     "logs": "What a training run prints.",
     "stop": "Stop a training run; it saves a checkpoint first.",
+    "access": "Let roles run on a cluster of EKS; for an admin, once.",
     "plans": "Training plans: capacity that is bought ahead.",
     "refresh": "Replace a fleet's machines, a part at a time.",
     "weights": "Weights in the model bucket.",

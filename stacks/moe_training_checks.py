@@ -227,7 +227,8 @@ def _experts_of(name: str) -> int:
 
 
 def _principals(settings: "MoeTrainingSettings") -> Conflicts:
-    given = {"eks.admins": settings.eks.admins} if settings.eks else {}
+    eks = settings.eks
+    given = {"eks.admins": eks.admins, "eks.members": eks.members} if eks else {}
     teams = settings.governance.teams if settings.governance else {}
     for team, its in teams.items():
         given[f"governance.teams.{team}.members"] = its.members

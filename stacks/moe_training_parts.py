@@ -135,6 +135,11 @@ class EksSettings(Section):
     admins: tuple[str, ...] = Field(
         min_length=1, description="ARNs of the IAM roles that may do everything in it"
     )
+    members: tuple[str, ...] = Field(
+        default=(),
+        description="ARNs of the IAM roles that may start and stop runs, of every team if there "
+        "are teams",
+    )
     chart: str | None = Field(
         default=None,
         pattern=r"^[0-9a-f]{7,40}$",

@@ -12,6 +12,7 @@ SERVICE_ACCOUNT = "isomorph"
 CHART = "https://github.com/aws/sagemaker-hyperpod-cli"
 _FOLDER = "sagemaker-hyperpod-cli/helm_chart/HyperPodHelmChart"
 WITHOUT_TEAMS = "isomorph"  # the namespace of runs where nobody shares
+GROUP = "isomorph"  # of Kubernetes: GROUP:NAMESPACE may run there
 
 
 def training_eks(
@@ -30,13 +31,28 @@ def training_eks(
         admins=chosen.admins,
         retained=base.retained,
     )
+    eks.admit(_groups(settings))
     CfnOutput(stack, "EksCluster", value=eks.name)
     done = f"chart {chosen.chart} is installed"
-    CfnOutput(stack, "Chart", value=done if chosen.chart else _how_to_install(eks.name))
+    CfnOutput(
+        stack, "Chart", value=done if chosen.chart else _how_to_install(eks.name, base.environment)
+    )
     return eks
 
 
-def _how_to_install(name: str) -> str:
+def _groups(settings: MoeTrainingSettings) -> dict[str, list[str]]:
+    """Return whose rights each role has: one group a namespace (isomorph/training/places.py)."""
+    assert settings.eks is not None  # noqa: S101  the settings' checks say that it is there
+    teams = settings.governance.teams if settings.governance else {}
+    members = {namespace(name): team.members for name, team in teams.items()}
+    found: dict[str, list[str]] = {}
+    for each, its in (members or {WITHOUT_TEAMS: ()}).items():
+        for principal in dict.fromkeys((*its, *settings.eks.members)):
+            found.setdefault(principal, []).append(f"{GROUP}:{each}")
+    return found
+
+
+def _how_to_install(name: str, environment: str) -> str:
     steps = (
         f"git clone {CHART}",
         f"aws eks update-kubeconfig --name {name}",
@@ -45,7 +61,8 @@ def _how_to_install(name: str) -> str:
     )
     return (
         f"not installed, and without it there are no nodes: {'; '.join(steps)}; then give the "
-        f"clone's revision as moe.training.eks.chart, and deploy again"
+        f"clone's revision as moe.training.eks.chart, and deploy again; when the nodes are "
+        f"there: isomorph access moe --env {environment}"
     )
 
 
@@ -59,8 +76,6 @@ def govern(
         return None
     kind = next(iter(settings.workers.values())).instance_type
     teams = {name: team.team(kind) for name, team in governance.teams.items()}
-    for name, team in governance.teams.items():
-        eks.admit_to(f"Team-{name}-", team.members, namespace(name))
     return TaskGovernance(
         stack,
         "Governance",
@@ -83,6 +98,7 @@ def admit_pods(eks: TrainingEks, settings: MoeTrainingSettings, role: iam.IRole)
     if governance:
         team, first = next(iter(governance.teams)), next(iter(governance.priorities))
         values |= {"Queue": queue(team), "PriorityClass": priority_class(first)}
+        values |= {"Teams": ",".join(governance.teams)}
         values |= {"Topology": governance.topology} if governance.topology else {}
     for output, value in values.items():
         CfnOutput(Stack.of(eks), output, value=value)

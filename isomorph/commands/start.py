@@ -35,11 +35,15 @@ _POSITIVE, _WHOLE = click.IntRange(1), click.IntRange(0)
 @click.option("--restarts", default=3, show_default=True, type=_WHOLE, help="Of ranks that died.")
 @click.option("--seed", default=0, show_default=True, type=_WHOLE)
 @click.option("--team", help="On EKS: the team whose quota the run takes.")
+@click.option(
+    "--manifests", is_flag=True, help="On EKS: print what would be submitted; start nothing."
+)
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def start(slug: str, name: str, json_: bool, **given: object) -> None:
     """Train SLUG (moe) on ENV's cluster; a run of the same name goes on from its checkpoint.
 
-    On EKS it prints manifests for `kubectl apply -f -` and starts nothing by itself.
+    On EKS, Kubernetes is asked with your AWS credentials. It answers inside of the VPC alone; who
+    is not there gets with --manifests what `kubectl apply -f -` takes.
     """
     from isomorph.training.starting import start_run
 
@@ -54,6 +58,6 @@ def start(slug: str, name: str, json_: bool, **given: object) -> None:
         return
     output.say(
         f"job {started.job['job']}, {started.job['name']}, on {started.job['nodes']} nodes, by "
-        f"{started.job.get('slurm', 'Slurm')}; "
+        f"{started.by}; "
         f"see it with `isomorph logs moe --env {name} --follow`"
     )

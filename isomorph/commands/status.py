@@ -88,12 +88,12 @@ def _runs(environment: Environment, slug: str, *, json_: bool) -> None:
     if slug != "moe":
         raise UserError(f"{slug!r} has no training cluster; moe has one")
     jobs = TrainingCluster(environment).jobs()
+    there = jobs.all()
     if json_:
-        output.as_json(jobs)
+        output.as_json(there)
         return
-    columns = ["job", "name", "state", "config", "steps", "nodes", "slurm", "begun"]
-    rows = [tuple(str(job.get(column, "")) for column in columns) for job in jobs]
-    output.table(columns, rows)
+    rows = [tuple(str(job.get(column, "")) for column in jobs.columns) for job in there]
+    output.table(jobs.columns, rows)
 
 
 def _machines(row: dict[str, Any]) -> str:

@@ -2,9 +2,9 @@
 
 A PyTorchJob of Kubeflow's training operator, which HyperPod's Helm chart installs; torchrun's
 elastic settings come from the operator as PET_ variables. With teams, Kueue admits it: task
-governance names a team's queue and priorities. The file system is a static volume of the FSx CSI
-driver. https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-hyperpod-eks-resiliency.html has
-the annotations of auto-resume.
+governance names a team's queue and priorities.
+https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-hyperpod-eks-resiliency.html has the
+annotations of auto-resume.
 """
 
 import json
@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from isomorph.environments import Environment
-from isomorph.errors import UserError
-from isomorph.training.submit import Run
+from isomorph.training.jobs import Submission
+from isomorph.training.places import APP, CLAIM, SHARED, Place, Published
 
 # AWS's own containers; the account is that of most regions.
 IMAGE = "763104351884.dkr.ecr.{region}.amazonaws.com/pytorch-training:2.10.0-gpu-py313"
-_SHARED = "/fsx"
 _PORT = 29400
-_GRACE_S = 120  # to save a checkpoint when the job is deleted: what Spot gives too
+_GRACE_S = 120  # to save a checkpoint when a pod is deleted: what Spot gives too
 _SCRIPT = """\
 set -Eeuo pipefail
 python3 - <<'PYTHON'
@@ -36,44 +35,34 @@ exec bash model_code/moe/lifecycle/pod.sh
 """
 
 
-def manifests(
+def job(
     environment: Environment,
     outputs: Mapping[str, str],
-    run: Run,
-    *,
-    name: str,
-    nodes: int,
-    team: str | None,
-) -> list[dict[str, Any]]:
-    """Return the volume, its claim and the job.
+    place: Place,
+    published: Published,
+    wanted: Submission,
+) -> dict[str, Any]:
+    """Return the PyTorchJob of a run.
 
     Args:
         environment: Where the cluster is.
         outputs: Of the stack moe-training.
-        run: What is trained, and how.
-        name: Of the job and of its checkpoints.
-        nodes: Pods, each with a whole node.
-        team: Whose quota it takes; left out, the first team's, if there are teams.
-
-    Raises:
-        UserError: the settings that the stack published cannot be read.
+        place: The namespace that it runs in.
+        published: What the stack told the nodes.
+        wanted: The run; each of its pods has a whole node.
     """
-    told, lustre = _published(environment, outputs)
-    namespace = f"hyperpod-ns-{team}" if team else outputs["Namespace"]
-    claim = f"{name}-lustre"
-    labels = {"app": "isomorph", "isomorph/run": name}
-    queue = f"hyperpod-ns-{team}-localqueue" if team else outputs.get("Queue")
-    if queue:
-        labels["kueue.x-k8s.io/queue-name"] = queue
+    run, nodes = wanted.run, wanted.nodes
+    labels = {"app": APP, "isomorph/run": wanted.name}
+    if place.queue:
+        labels["kueue.x-k8s.io/queue-name"] = place.queue
     if priority := outputs.get("PriorityClass"):
         labels["kueue.x-k8s.io/priority-class"] = priority
-    volume = _volume(claim, lustre, namespace)
-    job = {
+    return {
         "apiVersion": "kubeflow.org/v1",
         "kind": "PyTorchJob",
         "metadata": {
-            "name": name,
-            "namespace": namespace,
+            "name": wanted.name,
+            "namespace": place.namespace,
             "labels": labels,
             "annotations": {
                 "sagemaker.amazonaws.com/enable-job-auto-resume": "true",
@@ -81,6 +70,7 @@ def manifests(
             },
         },
         "spec": {
+            # Not in the elastic policy too: the operator's webhook refuses both together.
             "nprocPerNode": str(run.ranks),
             "elasticPolicy": {
                 "rdzvBackend": "c10d",
@@ -88,7 +78,6 @@ def manifests(
                 "minReplicas": nodes,
                 "maxReplicas": nodes,
                 "maxRestarts": run.restarts,
-                "nProcPerNode": run.ranks,
             },
             "runPolicy": {"cleanPodPolicy": "None", "backoffLimit": run.restarts},
             "pytorchReplicaSpecs": {
@@ -97,13 +86,12 @@ def manifests(
                     "restartPolicy": "OnFailure",
                     "template": {
                         "metadata": {"labels": labels, **_near_each_other(outputs)},
-                        "spec": _pod(environment, outputs, run, told, name=name, claim=claim),
+                        "spec": _pod(environment, outputs, wanted, published.told),
                     },
                 }
             },
         },
     }
-    return [*volume, job]
 
 
 def _near_each_other(outputs: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -122,69 +110,11 @@ def dump(documents: list[dict[str, Any]]) -> str:
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}, indent=2) + "\n"
 
 
-def _published(
-    environment: Environment, outputs: Mapping[str, str]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return what the stack told the nodes: in a file beside their scripts, and a parameter."""
-    bucket, _, prefix = outputs["LifecycleScripts"].removeprefix("s3://").partition("/")
-    with environment.aws_errors():
-        s3, ssm = environment.client("s3"), environment.client("ssm")
-        body = s3.get_object(Bucket=bucket, Key=f"{prefix}/settings.json")["Body"].read()
-        told = json.loads(body)
-        value = ssm.get_parameter(Name=told["parameter"])["Parameter"]["Value"]
-    lustre = json.loads(value).get("lustre")
-    if not lustre:
-        raise UserError(f"{told['parameter']} names no file system; deploy the stack again")
-    return told, lustre
-
-
-def _volume(name: str, lustre: Mapping[str, str], namespace: str) -> list[dict[str, Any]]:
-    """Return a static volume of the CSI driver, and the claim on it."""
-    storage = {"requests": {"storage": "1200Gi"}}  # asked for by Kubernetes, read by nobody
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": f"{namespace}-{name}"},
-            "spec": {
-                "capacity": {"storage": "1200Gi"},
-                "volumeMode": "Filesystem",
-                "accessModes": ["ReadWriteMany"],
-                "mountOptions": ["flock", "noatime"],
-                "persistentVolumeReclaimPolicy": "Retain",
-                "claimRef": {"namespace": namespace, "name": name},
-                "csi": {
-                    "driver": "fsx.csi.aws.com",
-                    "volumeHandle": lustre["dns_name"].partition(".")[0],
-                    "volumeAttributes": {
-                        "dnsname": lustre["dns_name"],
-                        "mountname": lustre["mount_name"],
-                    },
-                },
-            },
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": name, "namespace": namespace},
-            "spec": {
-                "accessModes": ["ReadWriteMany"],
-                "storageClassName": "",
-                "volumeName": f"{namespace}-{name}",
-                "resources": storage,
-            },
-        },
-    ]
-
-
 def _pod(
     environment: Environment,
     outputs: Mapping[str, str],
-    run: Run,
+    wanted: Submission,
     told: Mapping[str, Any],
-    *,
-    name: str,
-    claim: str,
 ) -> dict[str, Any]:
     region = environment.config.region
     variables = {
@@ -193,11 +123,11 @@ def _pod(
         "AWS_REGION": region,
         "ISOMORPH_METRIC_NAMESPACE": told["metric_namespace"],
         "ISOMORPH_CLUSTER": outputs["ClusterName"],
-        "ISOMORPH_SHARED": _SHARED,
+        "ISOMORPH_SHARED": SHARED,
         "MLFLOW_TRACKING_URI": told.get("mlflow") or "",
         "FI_PROVIDER": "efa",
-        "JOB_NAME": name,
-        **dict(word.split("=", 1) for word in run.words()),
+        "JOB_NAME": wanted.name,
+        **dict(word.split("=", 1) for word in wanted.run.words()),
     }
     devices = _devices(outputs["WorkerType"])
     container = {
@@ -207,7 +137,7 @@ def _pod(
         "env": [{"name": key, "value": str(value)} for key, value in variables.items()],
         "resources": {"requests": devices, "limits": devices},
         "volumeMounts": [
-            {"name": "lustre", "mountPath": _SHARED},
+            {"name": "lustre", "mountPath": SHARED},
             {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - memory for NCCL
         ],
         "securityContext": {"allowPrivilegeEscalation": False},
@@ -222,7 +152,7 @@ def _pod(
         },
         "containers": [container],
         "volumes": [
-            {"name": "lustre", "persistentVolumeClaim": {"claimName": claim}},
+            {"name": "lustre", "persistentVolumeClaim": {"claimName": CLAIM}},
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
         ],
     }

@@ -1,22 +1,23 @@
-"""Starting a run: on Slurm through the controller, on EKS as manifests for Kubernetes."""
+"""Starting a run: what it is given, checked and uploaded, for whoever places it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from isomorph import output
 from isomorph.environments import Environment
 from isomorph.errors import UserError
 from isomorph.training.cluster import TrainingCluster
+from isomorph.training.jobs import Job, Submission
 from isomorph.training.submit import Run, config_of, upload
 
 
 @dataclass(frozen=True)
 class Started:
-    """What came of it: a job, or manifests that somebody has yet to apply."""
+    """What came of it: a job and who places it, or manifests that somebody has yet to apply."""
 
-    job: dict[str, Any]
+    job: Job
+    by: str
     manifests: str | None = None
 
 
@@ -38,6 +39,7 @@ def start_run(
     restarts: int,
     seed: int,
     team: str | None,
+    manifests: bool,
 ) -> Started:
     """Start a run, and return its job.
 
@@ -55,8 +57,8 @@ def start_run(
         raise UserError(
             "--data names what is on the cluster, --text and --tokenizer bring it there"
         )
-    if team and cluster.on_slurm:
-        raise UserError(f"--team is for EKS; {cluster.name} is orchestrated by Slurm")
+    jobs = cluster.jobs()
+    jobs.check(name=run, team=team, manifests=manifests)
     known = config_of(config)
     with output.step("put config and texts into the data bucket"):
         config, made = upload(
@@ -77,17 +79,14 @@ def start_run(
         seed=seed,
         peak_tflops=_peak(found["WorkerType"]),
     )
-    name = run or f"moe-{Path(config).stem}"
-    if not cluster.on_slurm:
-        from isomorph.training.manifests import dump, manifests
-
-        made_of = manifests(
-            environment, found, wanted, name=name, nodes=nodes or workers, team=team
-        )
-        return Started({}, dump(made_of))
-    with output.step(f"submit {name} to {cluster.name}"):
-        [job] = cluster.ask("start", name, str(nodes or workers), *wanted.words())
-    return Started(job)
+    submission = Submission(
+        name=run or f"moe-{Path(config).stem}", run=wanted, nodes=nodes or workers, team=team
+    )
+    if manifests:
+        return Started({}, jobs.placer, jobs.manifests(submission))
+    with output.step(f"submit {submission.name} to {cluster.name}"):
+        job = jobs.start(submission)
+    return Started(job, str(job.get("slurm", jobs.placer)))
 
 
 def _peak(instance_type: str) -> float:

@@ -1,8 +1,4 @@
-"""Manifests of a run on EKS, held to the models that Kubernetes' and Kubeflow's clients ship.
-
-Every key must be one that `kubeflow.training` 1.9 (PyTorchJob) or `kubernetes` 35 knows, with a
-value of its type; what is required must be there.
-"""
+"""Manifests of a run on EKS, held to the models that Kubernetes' and Kubeflow's clients ship."""
 
 import json
 import re
@@ -10,27 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import kubeflow.training.models as kubeflow
-import kubernetes.client.models as kubernetes
 import pytest
 from moto import mock_aws
 
 from isomorph.environments import Environment, load
-from isomorph.training.manifests import dump, manifests
+from isomorph.training.eks_jobs import EksJobs
+from isomorph.training.jobs import Submission
 from isomorph.training.submit import Run
+from tests.isomorph.kubernetes_played.schemas import check, check_object
 
 OUTPUTS = {
     "ClusterName": "prod-moe-123456", "WorkerType": "ml.p5e.48xlarge", "Namespace": "isomorph",
     "ServiceAccount": "isomorph", "LifecycleScripts": "s3://sagemaker-test/lifecycle/1",
 }  # fmt: skip
 TEAMS = {"Queue": "hyperpod-ns-research-localqueue", "PriorityClass": "training-priority",
-         "Namespace": "hyperpod-ns-research"}  # fmt: skip
+         "Namespace": "hyperpod-ns-research", "Teams": "research,pretraining"}  # fmt: skip
 NEAR = {"Topology": "topology.k8s.aws/network-node-layer-3"}
 RUN = Run(
     config="deepseek-v3", data="corpus", texts=0, vocabulary=129280, held_out=0, steps=10, ranks=8,
     restarts=3, checkpoint_every=50, expert_parallel=64, batch=0, seed=0, peak_tflops=989.0,
 )  # fmt: skip
-SIMPLE = {"str": str, "int": int, "bool": bool, "object": object, "float": float}
 
 
 @pytest.fixture
@@ -62,34 +57,10 @@ def environment(monkeypatch: pytest.MonkeyPatch):
 
 def made(environment: Environment, **changed: Any) -> list[dict[str, Any]]:
     given = {"name": "moe-deepseek-v3", "nodes": 16, "team": None, **changed}
-    outputs = given.pop("outputs", OUTPUTS)
-    return manifests(environment, outputs, RUN, **given)
-
-
-def model(name: str) -> Any:
-    return getattr(kubeflow, name, None) or getattr(kubernetes, name)
-
-
-def check(kind: str, value: Any, where: str) -> None:
-    """Hold a value to a type of the clients' models."""
-    if listed := re.fullmatch(r"list\[(.*)\]", kind):
-        assert isinstance(value, list), where
-        for number, each in enumerate(value):
-            check(listed[1], each, f"{where}[{number}]")
-    elif mapped := re.fullmatch(r"dict\(str, (.*)\)", kind):
-        assert isinstance(value, dict), where
-        for key, each in value.items():
-            check(mapped[1], each, f"{where}.{key}")
-    elif kind in SIMPLE:
-        assert isinstance(value, SIMPLE[kind]), f"{where} is {value!r}, {kind} is wanted"
-    else:
-        known = model(kind)
-        names = {wire: own for own, wire in known.attribute_map.items()}
-        for key, each in value.items():
-            assert key in names, f"{where}.{key} is unknown to {kind}"
-            check(known.openapi_types[names[key]], each, f"{where}.{key}")
-        # The constructors refuse None where a field is required.
-        known(**{own: value.get(wire) for wire, own in names.items()})
+    jobs = EksJobs(environment, given.pop("outputs", OUTPUTS))
+    found = json.loads(jobs.manifests(Submission(run=RUN, **given)))
+    assert (found["apiVersion"], found["kind"]) == ("v1", "List")
+    return list(found["items"])
 
 
 @pytest.mark.parametrize("outputs", [OUTPUTS, OUTPUTS | TEAMS, OUTPUTS | TEAMS | NEAR])
@@ -166,6 +137,10 @@ def test_a_pod_takes_a_whole_node_and_the_pinned_code(environment):
     assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
 
 
-def test_kubectl_gets_one_list(environment):
-    found = json.loads(dump(made(environment)))
-    assert (found["kind"], len(found["items"])) == ("List", 3)
+def test_the_operators_webhook_takes_the_number_of_ranks_once(environment):
+    job = made(environment)[2]
+    assert job["spec"]["nprocPerNode"] == "8"
+    check_object(job)
+    job["spec"]["elasticPolicy"]["nProcPerNode"] = 8
+    with pytest.raises(AssertionError, match="must not be used with"):
+        check_object(job)

@@ -11,6 +11,7 @@ from botocore.stub import ANY, Stubber
 from click.testing import CliRunner
 from moto import mock_aws
 
+from isomorph.commands.access import access
 from isomorph.commands.logs import logs
 from isomorph.commands.start import start
 from isomorph.commands.status import status
@@ -126,7 +127,7 @@ def test_status_shows_runs_the_newest_first(cluster):
     assert [line.split()[0] for line in lines] == ["job", "2", "1"]
 
 
-@pytest.mark.parametrize("command", [start, logs, stop])
+@pytest.mark.parametrize("command", [start, logs, stop, access])
 def test_what_has_no_cluster_is_refused(command):
     with pytest.raises(UserError, match="'gqa' has no training cluster; moe has one"):
         run(command, "gqa", "--env", "dev")
@@ -140,6 +141,7 @@ def test_what_has_no_cluster_is_refused(command):
         (("--nodes", "5"), r"--nodes is 5; dev-moe-1 has 4 workers \(innovations.moe.training"),
         (("--data", "x", "--text", "y"), "--data names what is on the cluster"),
         (("--team", "x"), "--team is for EKS; dev-moe-1 is orchestrated by Slurm"),
+        (("--manifests",), "--manifests is for EKS; dev-moe-1 is orchestrated by Slurm"),
         (("--config", "none"), "no config 'none'; there are .*tiny"),
         (("--text", "/none"), "/none cannot be read: No such file"),
     ],
@@ -158,10 +160,18 @@ def test_a_controller_that_does_not_run_is_named(cluster):
         run(status, "dev", "moe")
 
 
-def test_on_eks_kubernetes_is_asked(cluster):
-    cluster.outputs["Orchestrator"] = "eks"
-    with pytest.raises(UserError, match="EKS: ask Kubernetes, such as with `kubectl get pytorch"):
-        run(status, "dev", "moe")
+def test_a_job_of_slurm_is_a_number(cluster):
+    for command in (logs, stop):
+        cluster.says = [[job(8, "done"), job(7, "running")]]
+        with pytest.raises(UserError, match="--job is 'moe-tiny'; Slurm's are numbers; jobs: 8, 7"):
+            run(command, "moe", "--env", "dev", "--job", "moe-tiny")
+
+
+def test_slurm_has_no_manifests_and_no_members(cluster):
+    with pytest.raises(UserError, match="--manifests is for EKS; dev-moe-1 is orchestrated by Slu"):
+        TrainingCluster(load("dev")).jobs().manifests(None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="dev-moe-1 is orchestrated by Slurm: whoever may start se"):
+        run(access, "moe", "--env", "dev")
 
 
 def test_an_answer_that_is_none_is_shown(cluster, monkeypatch):

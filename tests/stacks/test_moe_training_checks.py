@@ -110,6 +110,7 @@ def many(number: int, **more: Any) -> dict[str, Any]:
         ({"python": "host"}, "python: got 'host', which is only for aws: embedded; allowed here: "),
         (settings(eks={"version": "1.36"}), "eks.version: got '1.36'; allowed: '1.31', '1.32', "),
         (settings(eks={"admins": ["me"]}), "eks.admins: got 'me'; must be the ARN of an IAM role"),
+        (settings(eks={"members": ["me"]}), "eks.members: got 'me'; must be the ARN of an IAM"),
         ({**settings(), "eks": None}, "eks: missing; add it with admins, the ARNs of IAM roles"),
         ({**settings(), **ACCOUNTED}, "accounting: got with orchestrator 'eks'; it is Slurm's: "),
         ({**settings(), "groups": {**settings()["groups"], "login": LOGIN}},

@@ -51,10 +51,16 @@ def sharing(found: dict) -> dict[str, Any]:
 
 
 def entries(found: dict) -> dict[str, Any]:
-    return {
-        each["Properties"]["PrincipalArn"]: each["Properties"]["AccessPolicies"][0]
-        for each in resources(found, ENTRY).values()
-    }
+    listed = [each["Properties"] for each in resources(found, ENTRY).values()]
+    by_role = {each["PrincipalArn"]: each for each in listed}
+    assert len(by_role) == len(listed)  # EKS takes one entry of a role
+    return by_role
+
+
+def groups(found: dict, principal: str = MEMBER) -> list[str]:
+    entry = entries(found)[principal]
+    assert "AccessPolicies" not in entry
+    return list(entry["KubernetesGroups"])
 
 
 def addons(found: dict) -> dict[str, dict[str, Any]]:
@@ -64,8 +70,10 @@ def addons(found: dict) -> dict[str, dict[str, Any]]:
 TRACE: dict[str, tuple[Any, Any, Any]] = {
     "eks.version": (settings(eks={"version": "1.33"}),
                     lambda found: only(found, EKS)["Version"], "1.33"),
-    "eks.admins": (settings(), lambda found: entries(found)[ADMIN]["AccessScope"],
+    "eks.admins": (settings(),
+                   lambda found: entries(found)[ADMIN]["AccessPolicies"][0]["AccessScope"],
                    {"Type": "cluster"}),
+    "eks.members": (settings(eks={"members": [MEMBER]}), groups, ["isomorph:isomorph"]),
     "eks.chart": (settings(eks={"chart": "1234567"}), output("Chart"),
                   "chart 1234567 is installed"),
     "governance.priorities": (governed(priorities={"urgent": 99}), scheduler("PriorityClasses"),
@@ -86,8 +94,7 @@ TRACE: dict[str, tuple[Any, Any, Any]] = {
                             {"Strategy": "LendAndBorrow", "BorrowLimit": 120}),
     "team.preempt": (governed({"preempt": False}),
                      lambda found: quota(found)["ComputeQuotaConfig"]["PreemptTeamTasks"], "Never"),
-    "team.members": (governed(), lambda found: entries(found)[MEMBER]["AccessScope"],
-                     {"Type": "namespace", "Namespaces": ["hyperpod-ns-research"]}),
+    "team.members": (governed(), groups, ["isomorph:hyperpod-ns-research"]),
     "checkpoint_memory_percent": (
         settings(checkpoint_memory_percent=30),
         lambda found: only(found, CLUSTER)["TieredStorageConfig"],
@@ -155,6 +162,15 @@ def test_nodes_come_after_the_network_and_operators_after_nodes(plain):
     }  # fmt: skip
     for name in later:
         assert cluster in found[name]["DependsOn"]
+
+
+def test_a_role_has_one_entry_with_the_groups_of_all_its_namespaces(synthesize_training):
+    found = synthesize_training(governed() | {"eks": {**settings()["eks"], "members": [MEMBER]}})
+    own = ["isomorph:hyperpod-ns-research", "isomorph:hyperpod-ns-serving"]
+    assert groups(found) == own
+    admin = synthesize_training(governed({"members": [ADMIN]}))
+    assert list(entries(admin)) == [ADMIN]
+    assert "KubernetesGroups" not in entries(admin)[ADMIN]
 
 
 def test_quotas_come_after_the_scheduler_and_that_after_its_addon(plain):
@@ -227,8 +243,9 @@ def test_pods_of_each_team_act_as_a_role_that_fetches_code_and_publishes(plain):
 
 
 def test_commands_are_told_where_and_how_to_submit(plain):
-    read = {name: output(name)(plain) for name in ("Namespace", "Queue", "PriorityClass")}
+    read = {name: output(name)(plain) for name in ("Namespace", "Queue", "PriorityClass", "Teams")}
     assert read == {
+        "Teams": "research,serving",
         "Namespace": "hyperpod-ns-research",
         "Queue": "hyperpod-ns-research-localqueue",
         "PriorityClass": "training-priority",
@@ -242,6 +259,7 @@ def test_without_the_chart_there_is_a_control_plane_and_no_node(synthesize_train
     assert len(resources(template, EKS)) == 1
     assert set(addons(template)) == {"vpc-cni", "kube-proxy", "coredns", "eks-pod-identity-agent"}
     assert "helm install" in output("Chart")(template)
+    assert "isomorph access moe --env test" in output("Chart")(template)
     assert output("ClusterArn")(template) == "none yet: see Chart"
 
 
