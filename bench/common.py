@@ -16,7 +16,9 @@ from torch.nn.functional import linear
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from bench import latent_decode, smollm2
-from bench.row import Row, beside, interleaved
+from bench.row import Row, beside, in_turn, interleaved, seconds_of
+from bench.vllm_experts import VLLM, running
+from isomorph import output
 from model_code.common.attention import grouped_attention
 from model_code.common.engine.native import choose_dtype
 from model_code.common.feed_forward import GatedFeedForward
@@ -59,6 +61,27 @@ def experts() -> Iterator[Row]:
         yield beside(name, took, "ours", "dense", "dense of equal size", target)
         for peer in theirs:
             yield beside(name, took, "ours", peer, f"transformers {peer}", 1.0)
+    yield from beside_vllm(ours, dtype)
+
+
+def beside_vllm(ours: MixtureOfExperts, dtype: torch.dtype) -> Iterator[Row]:
+    """Our experts beside vLLM's kernel for them: both are told who visits whom."""
+    if not VLLM.is_file():
+        output.say("vllm: not measured, as it is not here; `make vllm` installs it")
+        return
+    of_torch = str(dtype).removeprefix("torch.")
+    with running(EXPERTS, VISITED, WIDTH, INNER, of_torch) as vllm:
+        for tokens in _FASTER_THAN_DENSE:
+            x = torch.randn(tokens, WIDTH, dtype=dtype)
+            chosen = torch.stack([torch.randperm(EXPERTS)[:VISITED] for _ in range(tokens)])
+            shares = torch.full((tokens, VISITED), 1 / VISITED)
+            run = partial(ours.experts, x, chosen, shares)
+            took = in_turn(
+                {"ours": partial(seconds_of, run), "vllm": partial(vllm, tokens)},
+                rounds=15, warmups=3,
+            )  # fmt: skip
+            name = f"{EXPERTS} experts, {tokens} tokens, {_kind(dtype)}, without the router"
+            yield beside(name, took, "ours", "vllm", "vLLM's kernel", 1.0)
 
 
 def mixtures(dtype: torch.dtype) -> tuple[MixtureOfExperts, dict[str, Any]]:

@@ -17,6 +17,7 @@ from bench import smollm2
 from bench.engine_process import EngineProcess, Loaded, running
 from bench.gguf_files import requantised
 from bench.row import Row, in_turn
+from bench.vllm_experts import VLLM
 from isomorph import output
 from isomorph.errors import UserError
 from model_code.common.convert import convert
@@ -24,7 +25,6 @@ from model_code.common.gguf_model import find_gguf
 
 _SLOTS, _CONTEXT = 8, 256
 _REQUESTS, _SHORT, _LONG = 32, 16, 32  # tokens of each of many requests, and of a single one
-VLLM = Path(__file__).parents[1] / ".isomorph/cache/vllm/bin/python"
 # Both of its threads, where it keeps one of two cores free.
 _VLLM_ENVIRONMENT = {"ISOMORPH_VLLM_PYTHON": str(VLLM), "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
 BEGIN, END = "<!-- engines:begin -->", "<!-- engines:end -->"

@@ -227,14 +227,3 @@ class LoadedFleetSettings(FleetSettings):
             family=self.FAMILY,
             region=region,
         )
-
-
-class ChosenEngineSettings(LoadedFleetSettings):
-    """Settings of a fleet that either engine can serve; docs/engines.md has what measured best."""
-
-    engine: Literal["llama.cpp", "native"] = Field(
-        default="native", description="what decodes: llama.cpp, or our own code on torch"
-    )
-    quantization: Literal["none", "int8", "int4"] = Field(
-        default="int8", description="what native keeps its matrices in; none: as dtype says"
-    )

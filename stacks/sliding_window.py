@@ -32,7 +32,7 @@ from planner.sizing import window_fleet, window_function, window_of
 from stacks.base import Base, stack_name
 from stacks.code import model_code_for
 from stacks.fleet import decode_fleet
-from stacks.fleet_settings import ChosenEngineSettings
+from stacks.fleet_settings import LoadedFleetSettings
 from stacks.wheelhouse import HOST, ROOT, function_libraries
 
 AUTO = "auto"
@@ -120,11 +120,14 @@ class WindowFunctionSettings(Section):
         )
 
 
-class SlidingWindowSettings(ChosenEngineSettings):
+class SlidingWindowSettings(LoadedFleetSettings):
     """`innovations.sliding_window` of an environment file."""
 
     FAMILY: ClassVar[str] = "r7i"  # the most memory for a core of those with AMX
 
+    engine: Literal["llama.cpp", "native"] = Field(
+        default="llama.cpp", description="what decodes: llama.cpp, or our own code on torch"
+    )
     instance_type: str = Field(
         default=AUTO, description="EC2 type of family r7i; auto: the planner's, by GB/s per dollar"
     )

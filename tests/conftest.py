@@ -10,6 +10,8 @@ LONGEST = (
     "e2e/test_moe_serving.py",
     "e2e/test_sliding_window.py",
     "e2e/test_moe_training.py",
+    "with_torch/test_vllm.py",
+    "with_torch/test_moe_eks.py",
     "with_torch/test_moe_kills.py",
     "with_torch/test_gemma.py",
     "with_torch/test_moe_ranks.py",

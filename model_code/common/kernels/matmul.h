@@ -84,7 +84,9 @@ inline void write_rows(const Rows& x, int64_t rows, const Weight& weight, float*
   for (; r + ROWS <= rows; r += ROWS) {
     write_tile<ROWS, O, 1>(x.from(r), weight, out + r * stride, stride);
   }
-  for (; r < rows; ++r) write_tile<1, O, U>(x.from(r), weight, out + r * stride, stride);
+  if (r + 3 == rows) return write_tile<3, O, U>(x.from(r), weight, out + r * stride, stride);
+  if (r + 2 == rows) return write_tile<2, O, U>(x.from(r), weight, out + r * stride, stride);
+  if (r < rows) write_tile<1, O, U>(x.from(r), weight, out + r * stride, stride);
 }
 
 // The outputs from `begin` to `end`, of all rows. `stride` is the width of out's rows.
