@@ -67,13 +67,9 @@ def main() -> int:
     """Run the command line: a user's mistake is one line and exit code 1, never a traceback."""
     # A line of the README says which Node to have; a banner at every command helps nobody.
     os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", "18,20")
-    from config import ConfigError
-    from isomorph.errors import UserError
-    from local_aws.errors import EmulatorError
-
     try:
         cli(prog_name="isomorph", standalone_mode=False)
-    except (UserError, ConfigError, EmulatorError) as error:
+    except _mistakes() as error:
         for line in str(error).splitlines():
             click.echo(f"error: {line}", err=True)
         return 1
@@ -86,6 +82,15 @@ def main() -> int:
         # Ctrl-C has ended CDK's Node process too; at a normal exit its library would complain.
         os._exit(130)
     return 0
+
+
+def _mistakes() -> tuple[type[Exception], ...]:
+    """Return what a person can mend; imported when something went wrong, so that help is fast."""
+    from config import ConfigError
+    from isomorph.errors import UserError
+    from local_aws.errors import EmulatorError
+
+    return UserError, ConfigError, EmulatorError
 
 
 if __name__ == "__main__":
