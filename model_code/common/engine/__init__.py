@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from model_code.common.errors import SettingsError
+from model_code.common.imports import kept
 
 # OpenMP's threads spin while they wait for each other. On a machine that has anything else to do
 # (the server's own Python, for one) that makes an engine several times slower. OpenMP reads it when
@@ -131,7 +132,8 @@ def _llama_cpp(folder: Path, slots: int, context: int) -> Engine:
 
 
 def _native(folder: Path, slots: int, context: int, dtype: str, quantization: str) -> Engine:
-    from model_code.common.engine.native import NativeEngine
+    with kept():
+        from model_code.common.engine.native import NativeEngine
 
     return NativeEngine.load(
         folder, slots=slots, context=context, dtype=dtype, quantization=quantization

@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from model_code.common.config_fields import ModelError
 from model_code.common.errors import UserError
+from model_code.common.imports import kept
 from model_code.moe.train.recipe import Recipe, TrainingError, load_recipe
 
 
@@ -87,9 +88,10 @@ def _train(given: argparse.Namespace, recipe: Recipe) -> int:
     for name in ("data", "checkpoints", "steps"):
         if getattr(given, name) is None:
             raise TrainingError(f"--{name} is missing; only --dry-run does without")
-    from model_code.moe.train.ranks import join
-    from model_code.moe.train.run import train
-    from model_code.moe.train.sinks import announce, sinks
+    with kept():
+        from model_code.moe.train.ranks import join
+        from model_code.moe.train.run import train
+        from model_code.moe.train.sinks import announce, sinks
 
     ranks = join(given.device)
     stop: list[int] = []
