@@ -5,15 +5,21 @@ from threading import Lock
 from typing import Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from botocore.loaders import create_loader
 
 _lock = Lock()
+_models = create_loader()  # remembers what it read; a session of its own would read megabytes again
 
 
 @lru_cache(maxsize=256)
 def _make(service: str, endpoint: str, account: str, region: str) -> Any:
+    core = botocore.session.get_session()
+    core.register_component("data_loader", _models)
     session = boto3.Session(
+        botocore_session=core,
         # The control plane takes a key of twelve digits for the caller's account.
         aws_access_key_id=account,
         aws_secret_access_key="local",  # noqa: S106 - nothing checks it
