@@ -26,6 +26,7 @@ BOTH_CORES = [*PYTEST, "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"
 
 INSTALLS: dict[str, list[str]] = {  # what tests of the others would each fetch
     "wheelhouses": [sys.executable, "-m", "isomorph", "wheelhouses"],
+    "sagemaker": [sys.executable, "-m", "tests.stacks.sagemaker_venv"],
     "slurm": [sys.executable, "-m", "local_aws.slurm", "install"],
 }
 ONE_CORE: dict[str, list[str]] = {  # longest first
@@ -39,7 +40,7 @@ ONE_CORE: dict[str, list[str]] = {  # longest first
 TWO_WORKERS: dict[str, list[str]] = {
     "unit": [*BOTH_CORES, "-m", "not torch and not slow and not gates and not e2e"],
     "torch": [*BOTH_CORES, "-m", "torch and not e2e"],
-    "e2e": [*BOTH_CORES, "-m", "e2e"],  # each file has its own embedded AWS
+    "e2e": [*BOTH_CORES, "-m", "e2e", "tests/e2e"],  # each file has its own embedded AWS
 }
 PARTS = {**INSTALLS, **ONE_CORE, **TWO_WORKERS}
 
@@ -65,6 +66,8 @@ def run(name: str, *, captured: bool = False) -> Result:
         **os.environ,
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
+    # Hundreds of processes start the project's code: each would compile it anew.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     start = time.monotonic()
     done = subprocess.run(
         PARTS[name],

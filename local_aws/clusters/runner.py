@@ -17,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from local_aws.clients import client
 from local_aws.clusters import spool
 from local_aws.clusters.filesystems import FileSystems
+from local_aws.clusters.networks import Network, claim
 from local_aws.clusters.node import SCRIPTS, Node, make
 from local_aws.clusters.slurmconf import slurm_conf
 from local_aws.slurm import Slurm, find
@@ -41,7 +42,7 @@ class Cluster:
         account: Whose.
         region: Where.
         identity: The last part of its ARN.
-        number: Which network of the loopback addresses its nodes are in.
+        network: Which of the loopback addresses its nodes have.
         properties: As the template has them.
         folder: With a folder for each node.
         slurm: What runs its jobs, or None for the stand-in.
@@ -50,7 +51,7 @@ class Cluster:
     account: str
     region: str
     identity: str
-    number: int
+    network: Network
     properties: Mapping[str, Any]
     folder: Path
     slurm: Slurm | None = None
@@ -152,11 +153,9 @@ class Clusters:
         _refuse(properties)
         identity = "".join(secrets.choice(_LETTERS) for _ in range(12))
         with self._lock:
-            used = {cluster.number for cluster in self.all()}
-            number = next(each for each in range(1, 255) if each not in used)
             folder = self._folder / identity
             slurm = self._slurm if self._slurm and self._slurm.fits(folder) else None
-            cluster = Cluster(account, region, identity, number, properties, folder, slurm)
+            cluster = Cluster(account, region, identity, claim(), properties, folder, slurm)
             self._clusters[cluster.arn] = cluster
         spool.make(cluster.folder, sockets=slurm is not None)
         self._logs(cluster, "create_log_group", logGroupName=cluster.log_group)
@@ -188,6 +187,7 @@ class Clusters:
         for node in cluster.nodes:
             self._end(node, keep_console=keep_consoles)
         self._clusters.pop(cluster.arn, None)
+        cluster.network.release()
         spool.remove(cluster.folder)
         if not keep_consoles:
             shutil.rmtree(cluster.folder, ignore_errors=True)
@@ -247,7 +247,8 @@ class Clusters:
 
     def _new(self, cluster: Cluster, group: str, row: Mapping[str, Any]) -> Node:
         cluster.addresses += 1
-        address = f"127.{cluster.number}.{cluster.addresses // 250}.{cluster.addresses % 250 + 1}"
+        block, last = divmod(cluster.addresses, 250)
+        address = f"127.{cluster.network.number}.{block}.{last + 1}"
         return make(
             instance_id=f"i-{secrets.token_hex(9)[:17]}",
             folder=cluster.folder,

@@ -3,38 +3,27 @@
 The SDK is in a venv of its own: it brings pandas and scipy, and the app must not import it.
 """
 
-import hashlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cdk_app import ROOT, literal, only
+from tests.stacks import sagemaker_venv
 
 KINDS = ("Model", "EndpointConfig", "Endpoint")
-REQUIREMENTS = ROOT / "requirements-sagemaker.txt"
 # Of the template, and no part of a request that creates.
 NOT_SENT = {"Tags", "RetainAllVariantProperties"}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # installs the first time
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
 def python() -> Path:
-    """The interpreter of a venv with the SDK, made unless it is there."""
-    digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    folder = ROOT / ".isomorph" / "cache" / f"sagemaker-sdk-{version}-{digest}"
-    interpreter, done = folder / "bin" / "python", folder / "done"
-    if not done.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        install = [interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*install, "-r", REQUIREMENTS], check=True)
-        done.touch()
-    return interpreter
+    """The interpreter of a venv with the SDK."""
+    return sagemaker_venv.ensure()
 
 
 def resolved(value: Any) -> Any:
