@@ -49,7 +49,7 @@ lock: $(BIN)/.dev  ## Pin again after a change of a *.in file
 	  model_code/moe/serve/requirements model_code/moe/train/requirements; do \
 	  $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-find-links \
 	    --no-emit-index-url --no-emit-trusted-host --output-file $$file.txt $$file.in || exit 1; done
-	@# pip takes more than half an hour for vLLM's 151 packages.
+	@# pip had not resolved vLLM's 151 packages after seven minutes.
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv==0.13.9
 	@UV_INDEX_STRATEGY=unsafe-best-match $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 \
 	  --python-platform x86_64-manylinux_2_28 --no-emit-find-links --no-emit-index-url --custom-compile-command 'make lock' \
