@@ -117,6 +117,6 @@ def test_fails_when_llama_cpp_cannot_load_what_the_header_allows(
 
 def test_fails_when_the_engine_is_unknown(weights: Path) -> None:
     with pytest.raises(
-        SettingsError, match=r"ISOMORPH_ENGINE is 'vllm'; allowed: llama.cpp, native"
+        SettingsError, match=r"ISOMORPH_ENGINE is 'tgi'; allowed: llama.cpp, native, vllm"
     ):
-        load_engine("vllm", weights, slots=1, context=256, dtype="auto")
+        load_engine("tgi", weights, slots=1, context=256, dtype="auto")
