@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ class Container:
 
         own = {each["name"]: placed(each["value"]) for each in spec.get("env", [])}
         self._command = [placed(word) for word in spec["command"]]
-        self._environment = {**own, **extra}
+        self._mark = f"ISOMORPH_PLAYED_CONTAINER={uuid.uuid4().hex}"
+        self._environment = {**own, **extra, **dict([self._mark.split("=")])}
         self.previous: list[bytes] = []
         self.lines: list[bytes] = []
         self.restarts = -1
@@ -57,6 +59,7 @@ class Container:
     def exit_code(self) -> int | None:
         code = self.process.poll()
         if code is not None:
+            self._sweep()
             self._reader.join(timeout=5)
         return code
 
@@ -73,6 +76,17 @@ class Container:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(timeout=10)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Kill what the first process has left, as its end does in a container.
+
+        torchrun starts ranks in sessions of their own: they are in no group that could be killed.
+        """
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if self._mark.encode() in path.read_bytes().split(b"\0"):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 def read_log(container: Container | None, asked: str, follow: bool) -> Iterator[bytes]:
