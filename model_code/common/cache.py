@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from model_code.common import huge_pages
 from model_code.common.architecture import Architecture
 from model_code.common.layers import Attention
 from model_code.common.paged_cache import PagedLayer, PageTable
@@ -68,7 +69,7 @@ class WholeLayer:
     ) -> None:
         # Zeros, not empty: hidden positions get a weight of 0, and 0 times a stray NaN is NaN.
         self.stores = [
-            torch.zeros(slots, heads, context, width, dtype=dtype) for heads, width in parts
+            huge_pages.zeros((slots, heads, context, width), dtype) for heads, width in parts
         ]
 
     def update(self, new_BSKH: Sequence[Tensor], span: Span) -> tuple[list[Tensor], Tensor | None]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from model_code.common import huge_pages
 from model_code.common.architecture import Architecture
 from model_code.common.decoder import Decoder
 from model_code.common.errors import WeightsError
@@ -43,7 +44,7 @@ def load_decoder(
     for name in [name for name, _ in stored(decoder)]:
         owner, _, own_name = name.rpartition(".")
         module = decoder.get_submodule(owner)
-        place = getattr(module, own_name)
+        place = huge_pages.advise(getattr(module, own_name))
         for source in sources(architecture, name, place):
             fill(source, tensor(source.name))
         if quantization != "none" and isinstance(module, Quantizable):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from model_code.common import huge_pages
 from model_code.common.span import Span
 
 
@@ -82,7 +83,7 @@ class PagedLayer:
     ) -> None:
         self.table = table
         shapes = [(table.pages, heads, table.page_tokens, width) for heads, width in parts]
-        self.stores = [torch.zeros(shape, dtype=dtype) for shape in shapes]
+        self.stores = [huge_pages.zeros(shape, dtype) for shape in shapes]
 
     def update(self, new_BSKH: Sequence[Tensor], span: Span) -> tuple[list[Tensor], Tensor | None]:
         """See `LayerCache`."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model_code.common import kernels
+from model_code.common import huge_pages, kernels
 from model_code.common.errors import SettingsError
 from model_code.common.kernels import GROUP
 
@@ -52,7 +52,7 @@ class Int8Weight:
 
     def __init__(self, weight_OI: Tensor) -> None:
         self.shape = (weight_OI.shape[0], weight_OI.shape[1])
-        self.numbers_OI = torch.empty(self.shape, dtype=torch.int8)
+        self.numbers_OI = huge_pages.advise(torch.empty(self.shape, dtype=torch.int8))
         largest_O = torch.empty(self.shape[0])
         for rows in _blocks(self.shape[0]):
             block = weight_OI[rows].float()
@@ -93,7 +93,7 @@ class Int4Weight:
                 f"int4 takes multiples of {GROUP} inputs and of 16 outputs, got {self.shape}"
             )
         self.scales_OG2 = torch.empty(outputs, inputs // GROUP, 2, dtype=torch.bfloat16)
-        self.nibbles = torch.empty(outputs, inputs // 2, dtype=torch.uint8)
+        self.nibbles = huge_pages.advise(torch.empty(outputs, inputs // 2, dtype=torch.uint8))
         for rows in _blocks(outputs):
             self._fill(rows, weight_OI[rows].float().unflatten(1, (-1, GROUP)))
         self.tensors = self.nibbles, self.scales_OG2

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from model_code.common import huge_pages
 from model_code.common.span import Span
 
 
@@ -34,7 +35,7 @@ class RingLayer:
     ) -> None:  # fmt: skip
         self.length = min(window, context)
         shapes = [(slots, heads, self.length, width) for heads, width in parts]
-        self.stores = [torch.zeros(shape, dtype=dtype) for shape in shapes]
+        self.stores = [huge_pages.zeros(shape, dtype) for shape in shapes]
 
     def update(self, new_BSKH: Sequence[Tensor], span: Span) -> tuple[list[Tensor], Tensor | None]:
         """See `LayerCache`. One new token overwrites the one that leaves the window, in place."""

@@ -17,6 +17,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from model_code.common import huge_pages
 from model_code.common.errors import SettingsError
 from model_code.moe.experts.index import ExpertIndex
 from model_code.moe.experts.metrics import ExpertMetrics
@@ -49,8 +50,12 @@ class ExpertCache:
                 f"allowed are {least} and more"
             )
         self.slots = slots
-        self.gate_up = torch.empty(slots, 2 * index.inner, index.hidden, dtype=index.dtype)
-        self.down = torch.empty(slots, index.hidden, index.inner, dtype=index.dtype)
+        self.gate_up = huge_pages.advise(
+            torch.empty(slots, 2 * index.inner, index.hidden, dtype=index.dtype)
+        )
+        self.down = huge_pages.advise(
+            torch.empty(slots, index.hidden, index.inner, dtype=index.dtype)
+        )
         self._threads = ThreadPoolExecutor(loads, thread_name_prefix="experts")
         self._loads = loads
         self._slot_of: dict[Key, int] = {}
