@@ -1,7 +1,7 @@
 """Where the time goes in what `isomorph bench common` does not reach: `python -m bench.profile`.
 
 Each line is a part of one of its rows, timed alone or within the whole, beside reading the bytes
-that the part must read, at the speed of torch's sum. Medians of runs that take turns.
+that the part must read. Medians of runs that take turns.
 """
 
 import statistics
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from bench.common import INNER, VISITED, WIDTH, mixtures
+from bench.reading import reader
 from bench.row import interleaved
 from model_code.common import kernels
 from model_code.common.cache import WholeLayer, parts_of
-from model_code.common.kernels import one_token
+from model_code.common.kernels import one_mixture, one_token
 from model_code.common.layers import Attention, Rope
 from model_code.common.linear import Linear
 from model_code.common.rotary import Rotary
@@ -49,14 +50,11 @@ Line = tuple[str, float, float, float]
 
 
 def experts() -> Iterator[Line]:
-    """Router, experts, and what remains of the module."""
+    """The call that routes and visits, and what remains of the module."""
     ours, _ = mixtures(torch.float32)
-    sizes = {
-        "route": ours.router.weight.nbytes, "visit": VISITED * 3 * INNER * WIDTH * 4,
-        "combine": VISITED * WIDTH * 4,
-    }  # fmt: skip
+    size = ours.router.weight.nbytes + VISITED * 3 * INNER * WIDTH * 4
     run = partial(ours, torch.randn(1, 1, WIDTH))
-    yield from _parts(run, [(kernels, name, size) for name, size in sizes.items()])
+    yield from _parts(run, [(one_mixture.OneMixture, "__call__", size)])
 
 
 def latents() -> Iterator[Line]:
@@ -89,10 +87,9 @@ def matrices() -> Iterator[Line]:
             ]
             x = torch.randn(1, inputs)
             x = x.bfloat16() if kind == "bf16" else x
-            values = torch.ones(int(size * len(layers)) // 4)
             variants: dict[str, Callable[[], object]] = {
                 "ours": partial(_through, layers, x),
-                "read": values.sum,
+                "read": reader(size * len(layers)),
             }
             took = interleaved(variants, rounds=_ROUNDS)
             count = len(layers)
@@ -159,12 +156,12 @@ def _timed(parts: list[tuple[Any, str, int]], took: dict[str, list[float]]) -> I
 
 def _reading(size: float) -> float:
     """Return the seconds in which torch reads so many bytes that are in no cache."""
-    values, others = torch.ones(max(1, int(size) // 4)), torch.ones(_MORE_THAN_CACHES // 4)
+    values, others = reader(size), torch.ones(_MORE_THAN_CACHES // 4)
     found = []
     for _ in range(_ROUNDS):
         others.sum()
         since = time.perf_counter()
-        values.sum()
+        values()
         found.append(time.perf_counter() - since)
     return statistics.median(found)
 

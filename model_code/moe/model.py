@@ -5,6 +5,7 @@ expert, E experts, A experts that a token visits, G groups of experts.
 """
 
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from model_code.common import kernels
 from model_code.common.feed_forward import GatedFeedForward, gated
+from model_code.common.kernels import one_mixture
 from model_code.common.layers import FeedForward
 from model_code.common.linear import linear
 from model_code.common.quantize import Int4Weight, Int8Weight
@@ -37,7 +39,7 @@ class Router(nn.Module):
         self.correction: Tensor | None
         self.register_buffer("correction", kept)
         rules = part.router
-        self.choice = kernels.Choice(
+        self.choice = one_mixture.Choice(
             chosen=part.active, sigmoid=rules.scoring == "sigmoid", normalize=rules.normalize,
             scale=rules.scale, groups=rules.groups, kept_groups=rules.kept_groups,
             best_of_group=min(2, part.experts // rules.groups) if rules.correction else 1,
@@ -46,9 +48,17 @@ class Router(nn.Module):
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the experts [T, A] of each token, and their weights [T, A] in float32."""
         if kernels.usable(x_TD, self.weight):
-            bias = None if self.bias is None else self.bias.float()
-            return kernels.route(x_TD.float(), self.weight, bias, self.correction, self.choice)
+            return one_mixture.route(x_TD.float(), self.chooser())
         return self.choose(self.scores(x_TD))
+
+    def tensors(self) -> list[Tensor]:
+        """Return all that a choice depends on."""
+        found = (self.weight, self.bias, self.correction)
+        return [each for each in found if each is not None]
+
+    def chooser(self) -> one_mixture.Chooser:
+        """Return what a kernel needs to choose as `forward` does."""
+        return one_mixture.Chooser(self.weight, self.bias, self.correction, self.choice)
 
     def scores(self, x_TD: Tensor) -> Tensor:
         """Return how much each token wants each expert, [T, E] in float32."""
@@ -90,12 +100,12 @@ class Experts(nn.Module):
         self.gate_up_bias = nn.Parameter(torch.empty(E, 2 * F, dtype=dtype)) if biased else None
         self.down_bias = nn.Parameter(torch.empty(E, hidden, dtype=dtype)) if biased else None
         plain = not biased and part.clamp is None and part.activation in ("silu", "swish")
-        self._in_one_kernel = plain
+        self.in_one_kernel = plain
         self._packed: dict[str, kernels.Weight] = {}
 
     def quantize(self, name: str, quantization: str) -> None:
         """Keep all experts in int8 or int4 from now on, and free their floats."""
-        if self._in_one_kernel and name in ("gate_up", "down"):
+        if self.in_one_kernel and name in ("gate_up", "down"):
             rows = getattr(self, name).flatten(0, 1)
             whole = (
                 quantization == "int4"
@@ -107,7 +117,7 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, experts_TA: Tensor, weights_TA: Tensor) -> Tensor:
         """Return the weighted sum [T, D] of what each token's experts make of it."""
-        if self._packed or (self._in_one_kernel and kernels.usable(x_TD, self.down)):
+        if self._packed or (self.in_one_kernel and kernels.usable(x_TD, self.down)):
             return self._together(x_TD, experts_TA, weights_TA)
         active = experts_TA.shape[1]
         visits = experts_TA.flatten().sort(stable=True)
@@ -124,9 +134,14 @@ class Experts(nn.Module):
                 start = stop
         return out_TD
 
+    def tensors(self) -> list[Tensor]:
+        """Return the experts' numbers, packed or not."""
+        found = (each for weight in self._packed.values() for each in weight)
+        return [*found, *(each for each in (self.gate_up, self.down) if each is not None)]
+
     def weights(self) -> tuple[kernels.Weight, kernels.Weight] | None:
         """Return `gate_up` and `down` as a kernel takes them; None if it does not compute them."""
-        if not self._in_one_kernel:
+        if not self.in_one_kernel:
             return None
         gate_up, down = (
             self._packed.get(name) or (getattr(self, name).flatten(0, 1),)
@@ -137,7 +152,7 @@ class Experts(nn.Module):
     def _together(self, x_TD: Tensor, experts_TA: Tensor, weights_TA: Tensor) -> Tensor:
         weights = self.weights()
         assert weights is not None  # noqa: S101
-        found_TD = kernels.experts(x_TD.float(), experts_TA, weights_TA.float(), *weights)
+        found_TD = one_mixture.experts(x_TD.float(), experts_TA, weights_TA.float(), *weights)
         return found_TD.to(x_TD.dtype)
 
     def _one(self, expert: int, x_TD: Tensor) -> Tensor:
@@ -169,8 +184,34 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x_BSD: Tensor) -> Tensor:
         """[B, S, D] -> [B, S, D]."""
         x_TD = x_BSD.flatten(0, -2)
-        experts_TA, weights_TA = self.router(x_TD)
+        kernel = self._in_one_call(x_TD)
+        if kernel is None:
+            experts_TA, weights_TA = self.router(x_TD)
+            out_TD: Tensor = self.experts(x_TD, experts_TA, weights_TA)
+        else:
+            found_TD, experts_TA = kernel(x_TD.float())
+            out_TD = found_TD.to(x_TD.dtype)
         if self.watch is not None:
             self.watch(experts_TA)
-        out_BSD = self.experts(x_TD, experts_TA, weights_TA).view(x_BSD.shape)
+        out_BSD = out_TD.view(x_BSD.shape)
         return out_BSD if self.shared is None else out_BSD + self.shared(x_BSD)
+
+    def _in_one_call(self, x_TD: Tensor) -> one_mixture.OneMixture | None:
+        """Return the kernel for all that is between `x_TD` and the sum, where there is one."""
+        if type(self.experts) is not Experts or type(self.router) is not Router:
+            return None
+        tensors = (*self.router.tensors(), *self.experts.tensors())
+        if not (self.experts.in_one_kernel and kernels.usable(x_TD, *tensors)):
+            return None
+        places = tuple(each.data_ptr() for each in tensors)
+        known = _KERNELS.get(self)
+        if known is None or known[0] != places:
+            weights = self.experts.weights()
+            assert weights is not None  # noqa: S101  in_one_kernel says so
+            made = one_mixture.OneMixture(self.router.chooser(), *weights)
+            known = _KERNELS[self] = places, made
+        return known[1]
+
+
+_Known = tuple[tuple[int, ...], one_mixture.OneMixture]
+_KERNELS: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()

@@ -3,7 +3,7 @@
 Both ways give the same results: within 1e-5 of the largest where weights are floats, and 1e-2 where
 they have few bits. There ours rounds the inputs to 8 bits in groups of 32 (see `rounded`), and the
 stock op to bfloat16. `loaded()` says which one is in use; ISOMORPH_KERNELS=off turns ours off.
-step.py has a decoder's whole step in one call.
+one_mixture.py has a whole mixture of experts in one call, step.py a decoder's whole step.
 
 A weight is a tuple: its numbers [O, I] in float32 or bfloat16; int8 numbers and a float32 scale for
 each output; or pairs of int4 numbers [O, I / 2] in uint8 and [O, G, 2] in bfloat16, the scale and
@@ -16,7 +16,6 @@ D model width, F inner width of an expert.
 import ctypes
 import functools
 import logging
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,35 +33,11 @@ _SIGNATURES = {
     "isomorph_multiply": [_INT, *[_POINTER] * 4, *[_INT64] * 3, _INT],
     "isomorph_visit": [_INT, *[_POINTER] * 7, *[_INT64] * 5, _INT],
     "isomorph_combine": [*[_POINTER] * 3, *[_INT64] * 3, _INT],
-    "isomorph_route": [_INT, *[_POINTER] * 6, *[_INT64] * 7, _INT, _INT, ctypes.c_float, _INT],
+    "isomorph_mixture": [_POINTER],
     "isomorph_attend_one_token": [_POINTER],
     "isomorph_step": [_POINTER],
 }
 Weight = tuple[Tensor, ...]
-
-
-class Choice(NamedTuple):
-    """How a router chooses: see `Router` in model_code/common/layers.py.
-
-    Args:
-        best_of_group: How many of a group's scores add up to what the group is worth.
-    """
-
-    chosen: int
-    sigmoid: bool
-    normalize: bool
-    scale: float
-    groups: int = 1
-    kept_groups: int = 1
-    best_of_group: int = 1
-
-    def check(self, experts: int) -> None:
-        """Refuse what C++ would read beyond an end."""
-        size = experts // self.groups if self.groups > 0 else 0
-        whole = size > 0 and size * self.groups == experts
-        kept = 0 < self.kept_groups <= self.groups and 0 < self.best_of_group <= size
-        if not (whole and kept and 0 < self.chosen <= experts):
-            raise ValueError(f"{experts} experts cannot be chosen from by {self}")
 
 
 @functools.cache
@@ -115,34 +90,12 @@ def multiply(x_RI: Tensor, weight: Weight) -> Tensor:
     x_RI = x_RI.contiguous()
     rows, inputs = x_RI.shape
     outputs = len(weight[0])
-    _check(x_RI, torch.float32, (rows, inputs))
-    _check_weight(weight, outputs, inputs)
+    check(x_RI, torch.float32, (rows, inputs))
+    check_weight(weight, outputs, inputs)
     library = loaded()
     if library is None:
         return _multiply_in_torch(x_RI, weight)
     return _multiply(library, x_RI, weight)
-
-
-def experts(
-    x_TD: Tensor, choices_TK: Tensor, shares_TK: Tensor, gate_up: Weight, down: Weight
-) -> Tensor:
-    """Return the sum of each token's experts (SwiGLU), weighted by their shares: [T, D] float32.
-
-    Args:
-        x_TD: float32.
-        choices_TK: int64, each from 0 to E - 1.
-        shares_TK: float32.
-        gate_up: [E x 2F, D], gate above value.
-        down: [E x D, F], of the same kind.
-
-    Raises:
-        ValueError: Shapes, dtypes or layout are not these, or a choice is no expert.
-    """
-    shares_TK = shares_TK.contiguous()
-    _check(shares_TK, torch.float32, tuple(choices_TK.shape))
-    results_TKD = torch.empty(*choices_TK.shape, x_TD.shape[1])
-    visit(x_TD, choices_TK, gate_up, down, results_TKD, low=0)
-    return combine(results_TKD, shares_TK)
 
 
 def visit(
@@ -163,20 +116,9 @@ def visit(
         ValueError: Shapes, dtypes or layout are not these, or a choice is no expert.
     """
     x_TD, choices_TK = x_TD.contiguous(), choices_TK.contiguous()
+    count, inner = check_visit(x_TD, choices_TK, gate_up, down, low=low)
     (tokens, width), chosen = x_TD.shape, choices_TK.shape[-1]
-    count = len(down[0]) // width
-    inner = len(gate_up[0]) // max(2 * count, 1)
-    _check(x_TD, torch.float32, (tokens, width))
-    _check(choices_TK, torch.int64, (tokens, chosen))
-    _check(results_TKD, torch.float32, (tokens, chosen, width))
-    _check_weight(gate_up, count * 2 * inner, width)
-    _check_weight(down, count * width, inner)
-    if gate_up[0].dtype != down[0].dtype:
-        raise ValueError(
-            f"experts are {gate_up[0].dtype} and {down[0].dtype}; one of them for both"
-        )
-    if tokens and not low <= int(choices_TK.min()) <= int(choices_TK.max()) < count:
-        raise ValueError(f"an expert is chosen that is not one of 0 to {count - 1}")
+    check(results_TKD, torch.float32, (tokens, chosen, width))
     library = loaded()
     if library is None:
         _visit_in_torch(x_TD, choices_TK, gate_up, down, results_TKD)
@@ -188,12 +130,38 @@ def visit(
     )
 
 
+def check_visit(
+    x_TD: Tensor, choices_TK: Tensor, gate_up: Weight, down: Weight, *, low: int
+) -> tuple[int, int]:
+    """Refuse what `visit` does not take, and return how many experts there are, and F."""
+    tokens, width = x_TD.shape
+    check(x_TD, torch.float32, (tokens, width))
+    check(choices_TK, torch.int64, (tokens, choices_TK.shape[-1]))
+    count, inner = check_experts(gate_up, down, width)
+    if tokens and not low <= int(choices_TK.min()) <= int(choices_TK.max()) < count:
+        raise ValueError(f"an expert is chosen that is not one of 0 to {count - 1}")
+    return count, inner
+
+
+def check_experts(gate_up: Weight, down: Weight, width: int) -> tuple[int, int]:
+    """Refuse weights that are not those of experts, and return how many these are, and F."""
+    count = len(down[0]) // width
+    inner = len(gate_up[0]) // max(2 * count, 1)
+    check_weight(gate_up, count * 2 * inner, width)
+    check_weight(down, count * width, inner)
+    if gate_up[0].dtype != down[0].dtype:
+        raise ValueError(
+            f"experts are {gate_up[0].dtype} and {down[0].dtype}; one of them for both"
+        )
+    return count, inner
+
+
 def combine(results_TKD: Tensor, shares_TK: Tensor) -> Tensor:
     """Return the sum of each token's results, weighted, in the order of its choices: [T, D]."""
     tokens, chosen, width = results_TKD.shape
     results_TKD, shares_TK = results_TKD.contiguous(), shares_TK.contiguous()
-    _check(results_TKD, torch.float32, (tokens, chosen, width))
-    _check(shares_TK, torch.float32, (tokens, chosen))
+    check(results_TKD, torch.float32, (tokens, chosen, width))
+    check(shares_TK, torch.float32, (tokens, chosen))
     library = loaded()
     if library is None:
         return (results_TKD * shares_TK[..., None]).sum(1)
@@ -203,44 +171,6 @@ def combine(results_TKD: Tensor, shares_TK: Tensor) -> Tensor:
         *(tokens, chosen, width, torch.get_num_threads()),
     )
     return out_TD
-
-
-def route(
-    x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, correction_E: Tensor | None,
-    rules: Choice,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return each token's experts [T, K] and their weights; only where our kernels are loaded.
-
-    Args:
-        x_TD: float32.
-        weight_ED: float32 or bfloat16.
-        bias_E: float32, added to the logits.
-        correction_E: float32, added to the scores for the choice alone.
-        rules: How scores are made and experts chosen.
-
-    Raises:
-        ValueError: Shapes, dtypes or layout are not these.
-    """
-    x_TD = x_TD.contiguous()
-    (tokens, width), count = x_TD.shape, len(weight_ED)
-    _check(x_TD, torch.float32, (tokens, width))
-    _check_weight((weight_ED,), count, width)
-    for extra in (bias_E, correction_E):
-        if extra is not None:
-            _check(extra, torch.float32, (count,))
-    rules.check(count)
-    library = loaded()
-    assert library is not None  # noqa: S101  the caller asked usable()
-    choices_TK = torch.empty(tokens, rules.chosen, dtype=torch.int64)
-    shares_TK = torch.empty(tokens, rules.chosen)
-    library.isomorph_route(
-        *(KINDS[weight_ED.dtype], x_TD.data_ptr(), weight_ED.data_ptr()),
-        *(None if extra is None else extra.data_ptr() for extra in (bias_E, correction_E)),
-        *(choices_TK.data_ptr(), shares_TK.data_ptr(), tokens, count, width, rules.chosen),
-        *(rules.groups, rules.kept_groups, rules.best_of_group, rules.sigmoid, rules.normalize),
-        *(rules.scale, torch.get_num_threads()),
-    )
-    return choices_TK, shares_TK
 
 
 def _multiply(library: ctypes.CDLL, x_RI: Tensor, weight: Weight) -> Tensor:
@@ -286,23 +216,24 @@ def _visit_in_torch(
         results_TKD[token, rank] = _multiply_in_torch(functional.silu(gate) * value, last)
 
 
-def _check_weight(weight: Weight, outputs: int, inputs: int) -> None:
+def check_weight(weight: Weight, outputs: int, inputs: int) -> None:
+    """Refuse a weight that is not one of those above."""
     numbers, *scales = weight
     kind = numbers.dtype
     if kind == torch.uint8:
         if inputs % GROUP:
             raise ValueError(f"int4 takes a multiple of {GROUP} inputs, got {inputs}")
-        _check(numbers, kind, (outputs, inputs // 2))
-        _check(scales[0], torch.bfloat16, (outputs, inputs // GROUP, 2))
+        check(numbers, kind, (outputs, inputs // 2))
+        check(scales[0], torch.bfloat16, (outputs, inputs // GROUP, 2))
         return
     if kind not in KINDS:
         raise ValueError(f"a weight is {kind}; allowed: {', '.join(map(str, KINDS))}")
-    _check(numbers, kind, (outputs, inputs))
+    check(numbers, kind, (outputs, inputs))
     if kind == torch.int8:
-        _check(scales[0], torch.float32, (outputs,))
+        check(scales[0], torch.float32, (outputs,))
 
 
-def _check(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def check(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     """Refuse what C++ would read beyond its end, or as numbers of another kind."""
     fits = tensor.dtype == dtype and tensor.shape == shape
     if fits and tensor.is_contiguous() and tensor.device.type == "cpu":

@@ -141,7 +141,7 @@ inline void score(const float* queries, const float* keys, int64_t apart, int64_
     for (int v = 0; v < V; ++v) sums[t][v] = load_floats(scores + (t * V + v) * LANES);
   }
   for (int64_t w = 0; w < count; ++w) {
-    if (w * int64_t(sizeof(float)) % CACHE_LINE == 0) {
+    if (w % 16 == 0) {  // a line of the cache
 #pragma GCC unroll 16
       for (int t = 0; t < T; ++t) __builtin_prefetch(keys + (T + t) * apart + w);
     }
@@ -187,10 +187,11 @@ inline const float* floats_of(const float* numbers, int64_t, std::vector<float>&
   return numbers;
 }
 inline const float* floats_of(const BFloat16* numbers, int64_t count, std::vector<float>& room) {
+  constexpr int64_t AHEAD = 512;  // the CPU's own prefetcher stops at each 4 KiB
   room.resize(count);
   int64_t i = 0;
   for (; i + LANES <= count; i += LANES) {
-    prefetch<1>(numbers + i, 0);
+    __builtin_prefetch(numbers + i + AHEAD);
     store(load_floats(numbers + i), room.data() + i);
   }
   for (; i < count; ++i) room[i] = to_float(numbers[i]);

@@ -18,9 +18,10 @@ _LOG = logging.getLogger(__name__)
 SETTING = "ISOMORPH_KERNELS"
 CACHE = "ISOMORPH_KERNELS_CACHE"
 CHOICES = ("auto", "off")
-SOURCES = (
+_HERE = Path(__file__).parent
+HEADERS = (
     "vectors.h", "rows.h", "few_bits.h", "matmul.h", "experts.h", "router.h", "team.h",
-    "attend.h", "one_token.h", "layer.h", "step.h", "mixture.h", "kernels.cpp",
+    "attend.h", "one_token.h", "layer.h", "step.h", "mixture.h", "one_mixture.h",
 )  # fmt: skip
 _COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-pthread", "-shared", "-fPIC", "-w")
@@ -43,13 +44,22 @@ def load(env: Mapping[str, str] = os.environ) -> ctypes.CDLL:
         raise SettingsError(f"{SETTING} is {choice!r}; allowed: {', '.join(CHOICES)}")
     if choice == "off":
         raise BuildError(f"{SETTING} is off")
+    return compiled(_HERE / "kernels.cpp", env)
+
+
+def compiled(source: Path, env: Mapping[str, str] = os.environ) -> ctypes.CDLL:
+    """Return what becomes of a file that may include the kernels' headers.
+
+    Raises:
+        BuildError: There is no compiler, or it failed.
+    """
     compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
         raise BuildError(f"none of {', '.join(_COMPILERS)} is on the path")
     try:
-        library = _private(cache_folder(env)) / f"{digest(compiler)}.so"
+        library = _private(cache_folder(env)) / f"{digest(compiler, source)}.so"
         if not library.is_file():
-            _compile(compiler, library)
+            _compile(compiler, source, library)
         return ctypes.CDLL(str(library))
     except OSError as error:
         raise BuildError(str(error)) from error
@@ -66,11 +76,11 @@ def cache_folder(env: Mapping[str, str]) -> Path:
     return Path(home) / "isomorph" / "kernels"
 
 
-def digest(compiler: str) -> str:
+def digest(compiler: str, source: Path) -> str:
     """Return what the result depends on: sources, flags, compiler and CPU."""
-    found = hashlib.sha256()
-    for name in SOURCES:
-        found.update(Path(__file__).with_name(name).read_bytes())
+    found = hashlib.sha256(source.read_bytes())
+    for name in HEADERS:
+        found.update((_HERE / name).read_bytes())
     real = Path(compiler).resolve()
     identity = (*_FLAGS, str(real), str(real.stat().st_mtime_ns), platform.machine(), _cpu())
     found.update("\0".join(identity).encode())
@@ -96,11 +106,10 @@ def _private(folder: Path) -> Path:
     return folder
 
 
-def _compile(compiler: str, library: Path) -> None:
-    source = Path(__file__).with_name("kernels.cpp")
+def _compile(compiler: str, source: Path, library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made = Path(folder) / library.name
-        command = [compiler, *_FLAGS, "-o", str(made), str(source)]
+        command = [compiler, *_FLAGS, f"-I{_HERE}", "-o", str(made), str(source)]
         try:
             done = subprocess.run(  # noqa: S603  a compiler of the machine, on our own source
                 command, capture_output=True, text=True, timeout=_TIMEOUT_S

@@ -102,78 +102,98 @@ void visit_expert(const float* x, const int64_t* order, int64_t count, const Wei
   }
 }
 
-// Writes what each visited expert makes of its tokens to the visits' rows of `results` [V, D].
+// Tokens that visit their experts: what the threads of a team share on the way.
+struct Visits {
+  static constexpr int64_t PHASES = 5;  // at most
+
+  virtual void run(Member& team) = 0;
+  virtual ~Visits() = default;
+};
+
+// Writes what each expert makes of its tokens to the visits' rows of `results` [V, D].
 // `gate_up` is [E x 2F, D] and `down` [E x D, F]: the experts' weights one below the other.
 template <typename Weight>
-void visit_experts(const float* x, const int64_t* choices, const Weight& gate_up,
-                   const Weight& down, float* results, const Experts& of, int threads) {
-  const Plan plan(choices, of);
-  const int64_t visits = int64_t(plan.order.size()), D = of.width, F = of.inner;
-  const int64_t touched = int64_t(plan.touched.size());
-  const int64_t parts = parts_of_expert(plan.touched.size(), threads);
-  // With a row or two an expert, phases over all of them were measured to be no slower.
-  if (parts == 1 && visits >= 4 * touched) {
-    in_phases(threads, 1, [&](Member& team) {
-      team.run(touched, [&](int64_t i) {
-        const int64_t begin = plan.starts[i], e = plan.touched[i];
-        visit_expert(x, plan.order.data() + begin, plan.starts[i + 1] - begin,
-                     gate_up.from(e * 2 * F), down.from(e * D), results, of);
-      });
+class Visiting final : public Visits {
+ public:
+
+  Visiting(const float* x, const int64_t* choices, const Weight& gate_up, const Weight& down,
+           float* results, const Experts& of, int threads)
+      : x_(x), gate_up_(gate_up), down_(down), results_(results), of_(of), plan_(choices, of),
+        visits_(int64_t(plan_.order.size())), touched_(int64_t(plan_.touched.size())),
+        parts_(parts_of_expert(plan_.touched.size(), threads)), each_alone_(parts_ == 1),
+        rows_(room(of.width)), out_(room(of.width)), made_up_(room(2 * of.inner)),
+        inner_(room(of.inner)), rounded_rows_(each_alone_ ? 0 : visits_, of.width),
+        rounded_inner_(each_alone_ ? 0 : visits_, of.inner) {}
+
+  void run(Member& team) override {
+    if (!each_alone_) return all_together(team);
+    team.run(touched_, [&](int64_t i) {
+      const int64_t begin = plan_.starts[i], e = plan_.touched[i];
+      visit_expert(x_, plan_.order.data() + begin, plan_.starts[i + 1] - begin,
+                   gate_up_.from(e * 2 * of_.inner), down_.from(e * of_.width), results_, of_);
     });
-    return;
   }
-  const Scratch rows = scratch(visits * D), out = scratch(visits * D);
-  const Scratch made_up = scratch(visits * 2 * F), inner = scratch(visits * F);
-  Rounded rounded_rows(visits, D), rounded_inner(visits, F);
-  in_phases(threads, 5, [&](Member& team) {
-    team.run(visits, [&](int64_t v) {
-      const float* row = x + plan.order[v] / of.chosen * D;
-      std::copy(row, row + D, rows.get() + v * D);
-      if (Weight::FEW_BITS) rounded_rows.round(rows.get(), D, v);
+
+ private:
+  Scratch room(int64_t width) const { return scratch(each_alone_ ? 0 : visits_ * width); }
+
+  void all_together(Member& team) {
+    const int64_t D = of_.width, F = of_.inner;
+    team.run(visits_, [&](int64_t v) {
+      const float* row = x_ + plan_.order[v] / of_.chosen * D;
+      std::copy(row, row + D, rows_.get() + v * D);
+      if (Weight::FEW_BITS) rounded_rows_.round(rows_.get(), D, v);
     });
-    team.run(touched * parts, [&](int64_t task) {
-      const int64_t i = task / parts, from = end_of_part(F, task % parts, parts);
-      const int64_t to = end_of_part(F, task % parts + 1, parts), begin = plan.starts[i];
-      const int64_t count = plan.starts[i + 1] - begin;
-      const Weight weight = gate_up.from(plan.touched[i] * 2 * F);
-      const Rows given = rounded_rows.of(rows.get(), D).from(begin);
-      float* made = made_up.get() + begin * 2 * F;
+    team.run(touched_ * parts_, [&](int64_t task) {
+      const int64_t i = task / parts_, from = end_of_part(F, task % parts_, parts_);
+      const int64_t to = end_of_part(F, task % parts_ + 1, parts_), begin = plan_.starts[i];
+      const int64_t count = plan_.starts[i + 1] - begin;
+      const Weight weight = gate_up_.from(plan_.touched[i] * 2 * F);
+      const Rows given = rounded_rows_.of(rows_.get(), D).from(begin);
+      float* made = made_up_.get() + begin * 2 * F;
       multiply(given, count, weight, from, to, made, 2 * F);
       multiply(given, count, weight, F + from, F + to, made, 2 * F);
     });
-    team.run(visits, [&](int64_t v) {
-      const float* row = made_up.get() + v * 2 * F;
-      gate<false>(row, row + F, F, inner.get() + v * F);
-      if (Weight::FEW_BITS) rounded_inner.round(inner.get(), F, v);
+    team.run(visits_, [&](int64_t v) {
+      const float* row = made_up_.get() + v * 2 * F;
+      gate<false>(row, row + F, F, inner_.get() + v * F);
+      if (Weight::FEW_BITS) rounded_inner_.round(inner_.get(), F, v);
     });
-    team.run(touched * parts, [&](int64_t task) {
-      const int64_t i = task / parts, from = end_of_part(D, task % parts, parts);
-      const int64_t to = end_of_part(D, task % parts + 1, parts), begin = plan.starts[i];
-      const int64_t count = plan.starts[i + 1] - begin;
-      multiply(rounded_inner.of(inner.get(), F).from(begin), count,
-               down.from(plan.touched[i] * D), from, to, out.get() + begin * D, D);
+    team.run(touched_ * parts_, [&](int64_t task) {
+      const int64_t i = task / parts_, from = end_of_part(D, task % parts_, parts_);
+      const int64_t to = end_of_part(D, task % parts_ + 1, parts_), begin = plan_.starts[i];
+      const int64_t count = plan_.starts[i + 1] - begin;
+      multiply(rounded_inner_.of(inner_.get(), F).from(begin), count,
+               down_.from(plan_.touched[i] * D), from, to, out_.get() + begin * D, D);
     });
-    team.run(visits, [&](int64_t v) {
-      const float* row = out.get() + v * D;
-      std::copy(row, row + D, results + plan.order[v] * D);
+    team.run(visits_, [&](int64_t v) {
+      const float* row = out_.get() + v * D;
+      std::copy(row, row + D, results_ + plan_.order[v] * D);
     });
-  });
-}
+  }
 
-// Adds each token's results [T, K, D], weighted, in the order of its choices: so any number of
-// threads agrees, and so does any division of the visits.
-inline void combine(const float* results, const float* shares, float* out, const Experts& of,
-                    int threads) {
-  const int useful = of.visits() * of.width < (1 << 16) ? 1 : threads;
-  in_phases(useful, 1, [&](Member& team) {
-    team.run(of.tokens, [&](int64_t t) {
-      float* to = out + t * of.width;
-      std::fill(to, to + of.width, 0.0f);
-      for (int64_t v = t * of.chosen; v < (t + 1) * of.chosen; ++v) {
-        const float* row = results + v * of.width;
-        for (int64_t d = 0; d < of.width; ++d) to[d] += shares[v] * row[d];
+  const float* const x_;
+  const Weight gate_up_, down_;
+  float* const results_;
+  const Experts of_;
+  const Plan plan_;
+  const int64_t visits_, touched_, parts_;
+  const bool each_alone_;
+  const Scratch rows_, out_, made_up_, inner_;
+  Rounded rounded_rows_, rounded_inner_;
+};
+
+// Adds up each token's results [T, K, D], weighted, in the order of its choices: so any number of
+// threads agrees, and so does any division of the visits. Begins with what is in `out`, or with 0.
+inline void combine(Member& team, const float* results, const float* shares, float* out,
+                    const Experts& of, bool on_top) {
+  team.run(of.tokens, [&](int64_t t) {
+    if (!on_top) std::fill_n(out + t * of.width, of.width, 0.0f);
+    for (int64_t v = t * of.chosen; v < (t + 1) * of.chosen; ++v) {
+      for (int64_t d = 0; d < of.width; ++d) {
+        out[t * of.width + d] += shares[v] * results[v * of.width + d];
       }
-    });
+    }
   });
 }
 

@@ -4,6 +4,8 @@
 
 #pragma once
 
+#include <cmath>
+
 #include "rows.h"
 
 namespace isomorph {
@@ -20,7 +22,6 @@ struct Eight {
     return {static_cast<const int8_t*>(numbers), static_cast<const float*>(scales), inputs};
   }
   Eight from(int64_t output) const { return {numbers + output * inputs, scale + output, inputs}; }
-  int64_t bytes() const { return inputs; }
 };
 
 // int4 in groups. Byte j of a group has input j in its lower half, j + 16 in its upper one; a
@@ -38,7 +39,6 @@ struct Four {
   Four from(int64_t output) const {
     return {nibbles + output * inputs / 2, scales + output * inputs / GROUP * 2, inputs};
   }
-  int64_t bytes() const { return inputs / 2; }
 };
 
 typedef float Octet __attribute__((vector_size(32)));
@@ -109,40 +109,36 @@ inline Octet dots(const Bytes& x, const Bytes& y) {
 #endif
 
 // |w| times x with the sign of w, since there are products of unsigned with signed bytes only.
-template <int R, int O, int U>
-inline void tile(const Rows& x, const Eight& weight, float (&out)[R][O]) {
+template <int R, int O>
+inline void tile(const Rows& x, const Eight& weight, int64_t apart, float* out, int64_t stride) {
   const int64_t inputs = weight.inputs, whole = inputs / GROUP, groups = groups_of(inputs);
-  Octet sums[U][R][O] = {};
-  const auto add = [&](int64_t g, Octet (&to)[R][O]) __attribute__((always_inline)) {
+  Octet sums[R][O] = {};
+  for (int64_t g = 0; g < whole; ++g) {
 #pragma GCC unroll 8
     for (int o = 0; o < O; ++o) {
-      const int8_t* const numbers = weight.numbers + o * inputs + g * GROUP;
-      if (R == 1 && g % 2 == 0) prefetch<O>(numbers, inputs);
-      const Bytes column = load_bytes(numbers), size = magnitude(column);
+      const Bytes column = load_bytes(weight.from(o * apart).numbers + g * GROUP);
+      const Bytes size = magnitude(column);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const Bytes row = load_bytes(x.bytes + (r * groups + g) * GROUP);
         const Octet found = dots(size, with_sign(row, column));
-        to[r][o] = multiply_add(found, octet(x.steps[r * groups + g]), to[r][o]);
+        sums[r][o] = multiply_add(found, octet(x.steps[r * groups + g]), sums[r][o]);
       }
     }
-  };
-  int64_t g = 0;
-  for (; g + U <= whole; g += U) {
-#pragma GCC unroll 8
-    for (int u = 0; u < U; ++u) add(g + u, sums[u]);
   }
-  for (; g < whole; ++g) add(g, sums[0]);
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
+  for (int o = 0; o < O; ++o) {
+    const Eight column = weight.from(o * apart);
 #pragma GCC unroll 8
-    for (int o = 0; o < O; ++o) {
+    for (int r = 0; r < R; ++r) {
       int rest = 0;
       for (int64_t i = whole * GROUP; i < inputs; ++i) {
-        rest += int(x.bytes[r * groups * GROUP + i]) * weight.numbers[o * inputs + i];
+        rest += int(x.bytes[r * groups * GROUP + i]) * column.numbers[i];
       }
-      const float last = rest ? float(rest) * x.steps[r * groups + whole] : 0.0f;
-      out[r][o] = (sum(all_parts(sums, r, o)) + last) * weight.scale[o];
+      float total = sum(sums[r][o]);
+      // Spelled out, so that each tile rounds alike.
+      if (rest) total = std::fma(float(rest), x.steps[r * groups + whole], total);
+      out[r * stride + o * apart] = total * *column.scale;
     }
   }
 }
@@ -164,37 +160,31 @@ inline float offsets(const BFloat16* scales, const float* sums, int64_t groups) 
   return found;
 }
 
-template <int R, int O, int U>
-inline void tile(const Rows& x, const Four& weight, float (&out)[R][O]) {
+template <int R, int O>
+inline void tile(const Rows& x, const Four& weight, int64_t apart, float* out, int64_t stride) {
   const int64_t groups = weight.inputs / GROUP;
-  Octet sums[U][R][O] = {};
-  const auto add = [&](int64_t g, Octet (&to)[R][O]) __attribute__((always_inline)) {
+  Octet sums[R][O] = {};
+  for (int64_t g = 0; g < groups; ++g) {
 #pragma GCC unroll 8
     for (int o = 0; o < O; ++o) {
-      const Four column = weight.from(o);
-      if (R == 1 && g % 4 == 0) prefetch<O>(column.nibbles + g * GROUP / 2, weight.inputs / 2);
+      const Four column = weight.from(o * apart);
       const Bytes numbers = load_nibbles(column.nibbles + g * GROUP / 2);
       const float scale = to_float(column.scales[2 * g]);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const Bytes row = load_bytes(x.bytes + (r * groups + g) * GROUP);
         const Octet step = octet(scale * x.steps[r * groups + g]);
-        to[r][o] = multiply_add(dots(numbers, row), step, to[r][o]);
+        sums[r][o] = multiply_add(dots(numbers, row), step, sums[r][o]);
       }
     }
-  };
-  int64_t g = 0;
-  for (; g + U <= groups; g += U) {
-#pragma GCC unroll 8
-    for (int u = 0; u < U; ++u) add(g + u, sums[u]);
   }
-  for (; g < groups; ++g) add(g, sums[0]);
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
+  for (int o = 0; o < O; ++o) {
+    const Four column = weight.from(o * apart);
 #pragma GCC unroll 8
-    for (int o = 0; o < O; ++o) {
-      const float shifted = offsets(weight.from(o).scales, x.sums + r * groups, groups);
-      out[r][o] = sum(all_parts(sums, r, o)) + shifted;
+    for (int r = 0; r < R; ++r) {
+      const float shifted = offsets(column.scales, x.sums + r * groups, groups);
+      out[r * stride + o * apart] = sum(sums[r][o]) + shifted;
     }
   }
 }

@@ -47,29 +47,20 @@ void isomorph_visit(int kind, const float* x, const int64_t* choices, const void
   with_weight(kind, gate_up, gate_up_scales, width, [=](auto first) {
     using Weight = decltype(first);
     const Weight last = Weight::of(down, down_scales, inner);
-    visit_experts(x, choices, first, last, results, {tokens, chosen, experts, width, inner},
-                  threads);
+    const Experts of = {tokens, chosen, experts, width, inner};
+    Visiting<Weight> visiting(x, choices, first, last, results, of, threads);
+    in_phases(threads, visiting.PHASES, [&](Member& team) { visiting.run(team); });
   });
 }
 
 void isomorph_combine(const float* results, const float* shares, float* out, int64_t tokens,
                       int64_t chosen, int64_t width, int threads) {
-  combine(results, shares, out, {tokens, chosen, 0, width, 0}, threads);
+  const Experts of = {tokens, chosen, 0, width, 0};
+  const int useful = of.visits() * width < WORTH_A_THREAD ? 1 : threads;
+  in_phases(useful, 1, [&](Member& team) { combine(team, results, shares, out, of, false); });
 }
 
-void isomorph_route(int kind, const float* x, const void* weight, const float* bias,
-                    const float* correction, int64_t* choices, float* shares, int64_t tokens,
-                    int64_t experts, int64_t width, int64_t chosen, int64_t groups,
-                    int64_t kept_groups, int64_t best_of_group, int sigmoid, int normalize,
-                    float scale, int threads) {
-  const Rules rules = {experts, chosen, groups, kept_groups, best_of_group,
-                       bool(sigmoid), bool(normalize), scale};
-  const Scratch logits = scratch(tokens * experts);
-  with_weight(kind, weight, nullptr, width, [&](auto made) {
-    share_out(x, made, logits.get(), tokens, experts, threads);
-  });
-  route(logits.get(), bias, correction, choices, shares, tokens, rules, threads);
-}
+void isomorph_mixture(const OneMixture* of) { run(*of); }
 
 void isomorph_attend_one_token(const OneToken* of) {
   of->kind == BFLOAT16 ? attend_one_token<BFloat16>(*of) : attend_one_token<float>(*of);

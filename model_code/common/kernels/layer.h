@@ -87,6 +87,25 @@ inline void with_vector(const Vector& vector, Use use) {
   use(static_cast<const float*>(vector.numbers));
 }
 
+inline void add_bias(const Vector& bias, int64_t begin, int64_t count, int64_t rows, float* out,
+                     int64_t stride) {
+  if (!bias.numbers) return;
+  with_vector(bias, [=](auto numbers) {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t o = 0; o < count; ++o) out[r * stride + o] += to_float(numbers[begin + o]);
+    }
+  });
+}
+
+// The outputs begin to begin + count of a matrix, to the first columns of `out`.
+inline void multiply_some(const Matrix& by, const Rows& x, int64_t rows, int64_t begin,
+                          int64_t count, float* out, int64_t stride) {
+  with_weight(by.kind, by.numbers, by.scales, by.inputs, [&](auto weight) {
+    multiply(x, rows, weight.from(begin), 0, count, out, stride);
+  });
+  add_bias(by.bias, begin, count, rows, out, stride);
+}
+
 // What a row is multiplied by, so that its numbers' mean square is 1.
 inline float norm_factor(const float* x, int64_t width, float eps) {
   Floats squares = {};

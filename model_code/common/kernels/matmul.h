@@ -1,8 +1,9 @@
 // Rows times a transposed weight, for a few rows: what decoding does.
 //
 // Letters: R rows, O outputs. A tile of R x O sums stays in registers, so a weight is read from
-// memory once for all rows of the tile. A tile of one sum keeps U parts of it, which do not wait
-// for each other.
+// memory once for all rows of the tile. Its outputs lie `apart` from each other, so that several
+// places are read at a time: memory gives a third more than for one place, whose next numbers the
+// CPU fetches up to the end of a page.
 
 #pragma once
 
@@ -11,10 +12,7 @@
 namespace isomorph {
 
 constexpr int ROWS = 4;
-constexpr int64_t CACHE_LINE = 64;
-constexpr int OUTPUTS_OF_ONE = 4;      // sums that a single row keeps in flight: of short outputs
-constexpr int64_t LONG = 1024;         // bytes of an output that is read along, one after the other
-constexpr int PARTS_OF_LONG = 4;
+constexpr int PLACES_OF_FEW = 4;  // that fewer rows read at: 8 gave no more
 
 // A weight of floats.
 template <typename Number>
@@ -28,87 +26,73 @@ struct Dense {
     return {static_cast<const Number*>(numbers), inputs};
   }
   Dense from(int64_t output) const { return {numbers + output * inputs, inputs}; }
-  int64_t bytes() const { return inputs * int64_t(sizeof(Number)); }
 };
 
 // The pragmas keep the sums in registers: rolled up, the loops would index them in memory.
-template <int R, int O, int U, typename Number>
-inline void tile(const Rows& x, const Dense<Number>& weight, float (&out)[R][O]) {
+template <int R, int O, typename Number>
+inline void tile(const Rows& x, const Dense<Number>& weight, int64_t apart, float* out,
+                 int64_t stride) {
   const int64_t inputs = weight.inputs;
-  Floats sums[U][R][O] = {};
-  const auto add = [&](int64_t i, Floats (&to)[R][O]) __attribute__((always_inline)) {
-    Floats rows[R];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) rows[r] = load_floats(x.floats + r * inputs + i);
-#pragma GCC unroll 8
-    for (int o = 0; o < O; ++o) {
-      const Number* const numbers = weight.numbers + o * inputs + i;
-      if (i * int64_t(sizeof(Number)) % CACHE_LINE == 0) {
-        prefetch<O>(numbers, inputs * sizeof(Number));
-      }
-      const Floats column = load_floats(numbers);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) to[r][o] = multiply_add(rows[r], column, to[r][o]);
-    }
-  };
+  Floats sums[O][R] = {};
   int64_t i = 0;
-  for (; i + U * LANES <= inputs; i += U * LANES) {
-#pragma GCC unroll 8
-    for (int u = 0; u < U; ++u) add(i + u * LANES, sums[u]);
-  }
-  for (; i + LANES <= inputs; i += LANES) add(i, sums[0]);
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
+  for (; i + LANES <= inputs; i += LANES) {
+    Floats columns[O];
 #pragma GCC unroll 8
     for (int o = 0; o < O; ++o) {
-      out[r][o] = sum(all_parts(sums, r, o));
-      for (int64_t rest = i; rest < inputs; ++rest) {
-        out[r][o] += x.floats[r * inputs + rest] * to_float(weight.numbers[o * inputs + rest]);
+      columns[o] = once(load_floats(weight.from(o * apart).numbers + i));
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Floats row = once(load_floats(x.floats + r * inputs + i));
+#pragma GCC unroll 8
+      for (int o = 0; o < O; ++o) sums[o][r] = multiply_add(row, columns[o], sums[o][r]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int o = 0; o < O; ++o) write_sums(sums[o], out + o * apart, stride);
+  for (; __builtin_expect(i < inputs, 0); ++i) {
+    for (int o = 0; o < O; ++o) {
+      const float number = to_float(weight.from(o * apart).numbers[i]);
+      for (int r = 0; r < R; ++r) {
+        out[r * stride + o * apart] += x.floats[r * inputs + i] * number;
       }
     }
   }
-}
-
-template <int R, int O, int U, typename Weight>
-inline void write_tile(const Rows& x, const Weight& weight, float* out, int64_t stride) {
-  float found[R][O];
-  tile<R, O, U>(x, weight, found);
-  for (int r = 0; r < R; ++r) std::copy(found[r], found[r] + O, out + r * stride);
 }
 
 // O outputs for all rows.
-template <int O, int U, typename Weight>
-inline void write_rows(const Rows& x, int64_t rows, const Weight& weight, float* out,
+template <int O, typename Weight>
+inline void write_rows(const Rows& x, int64_t rows, const Weight& weight, int64_t apart, float* out,
                        int64_t stride) {
   int64_t r = 0;
   for (; r + ROWS <= rows; r += ROWS) {
-    write_tile<ROWS, O, 1>(x.from(r), weight, out + r * stride, stride);
+    tile<ROWS, O>(x.from(r), weight, apart, out + r * stride, stride);
   }
-  if (r + 3 == rows) return write_tile<3, O, U>(x.from(r), weight, out + r * stride, stride);
-  if (r + 2 == rows) return write_tile<2, O, U>(x.from(r), weight, out + r * stride, stride);
-  if (r < rows) write_tile<1, O, U>(x.from(r), weight, out + r * stride, stride);
+  if (r + 3 == rows) return tile<3, O>(x.from(r), weight, apart, out + r * stride, stride);
+  if (r + 2 == rows) return tile<2, O>(x.from(r), weight, apart, out + r * stride, stride);
+  if (r < rows) tile<1, O>(x.from(r), weight, apart, out + r * stride, stride);
+}
+
+// The outputs of O places that divide those from `begin` to `end`; returns the first of the rest.
+template <int O, typename Weight>
+inline int64_t write_places(const Rows& x, int64_t rows, const Weight& weight, int64_t begin,
+                            int64_t end, float* out, int64_t stride) {
+  const int64_t apart = (end - begin) / O;
+  for (int64_t o = begin; o < begin + apart; ++o) {
+    write_rows<O>(x, rows, weight.from(o), apart, out + o, stride);
+  }
+  return begin + apart * O;
 }
 
 // The outputs from `begin` to `end`, of all rows. `stride` is the width of out's rows.
 template <typename Weight>
 inline void multiply(const Rows& x, int64_t rows, const Weight& weight, int64_t begin, int64_t end,
                      float* out, int64_t stride) {
-  int64_t o = begin;
-  if (rows < ROWS && weight.bytes() >= LONG) {
-    for (; o < end; ++o) {
-      write_rows<1, PARTS_OF_LONG>(x, rows, weight.from(o), out + o, stride);
-    }
-    return;
-  }
-  if (rows < ROWS) {
-    for (; o + OUTPUTS_OF_ONE <= end; o += OUTPUTS_OF_ONE) {
-      write_rows<OUTPUTS_OF_ONE, 1>(x, rows, weight.from(o), out + o, stride);
-    }
-  }
-  for (; o + Weight::OUTPUTS <= end; o += Weight::OUTPUTS) {
-    write_rows<Weight::OUTPUTS, 1>(x, rows, weight.from(o), out + o, stride);
-  }
-  for (; o < end; ++o) write_rows<1, 1>(x, rows, weight.from(o), out + o, stride);
+  const auto first = rows < ROWS ? write_places<PLACES_OF_FEW, Weight>
+                                 : write_places<Weight::OUTPUTS, Weight>;
+  int64_t o = first(x, rows, weight, begin, end, out, stride);
+  if (end - o > 1) o = write_places<2>(x, rows, weight, o, end, out, stride);
+  if (o < end) write_places<1>(x, rows, weight, o, end, out, stride);
 }
 
 // How the numbers of a weight are stored; model_code/common/kernels/__init__.py has the same list.

@@ -11,7 +11,6 @@
 #include <numeric>
 #include <vector>
 
-#include "team.h"
 #include "vectors.h"
 
 namespace isomorph {
@@ -52,15 +51,11 @@ inline void keep_best_groups(float* wanted, const Rules& of, std::vector<float>&
   }
 }
 
-// Chooses for one token, whose `scores` [E] are logits on the way in. `bias` and `correction` [E]
-// may be null.
-inline void route_one(float* scores, const float* bias, const float* correction, int64_t* choices,
-                      float* shares, const Rules& of) {
+// Chooses for one token, whose `scores` [E] are logits on the way in. `correction` [E] may be null.
+inline void route_one(float* scores, const float* correction, int64_t* choices, float* shares,
+                      const Rules& of) {
   std::vector<float> wanted(of.experts), worth(of.groups), sorted;
   std::vector<int64_t> order(std::max(of.experts, of.groups));
-  if (bias) {
-    for (int64_t e = 0; e < of.experts; ++e) scores[e] += bias[e];
-  }
   score(scores, of);
   for (int64_t e = 0; e < of.experts; ++e) {
     wanted[e] = correction ? scores[e] + correction[e] : scores[e];
@@ -78,18 +73,6 @@ inline void route_one(float* scores, const float* bias, const float* correction,
     choices[k] = order[k];
     shares[k] = scores[order[k]] * factor;
   }
-}
-
-// `logits` [T, E] are turned into scores.
-inline void route(float* logits, const float* bias, const float* correction, int64_t* choices,
-                  float* shares, int64_t tokens, const Rules& of, int threads) {
-  const int useful = tokens * of.experts < (1 << 14) ? 1 : threads;
-  in_phases(useful, 1, [&](Member& team) {
-    team.run(tokens, [&](int64_t t) {
-      route_one(logits + t * of.experts, bias, correction, choices + t * of.chosen,
-                shares + t * of.chosen, of);
-    });
-  });
 }
 
 }  // namespace isomorph

@@ -7,14 +7,20 @@
 
 #include <algorithm>
 #include <memory>
+#include <new>
 
 #include "vectors.h"
 
 namespace isomorph {
 
-// Memory that nobody has filled with zeros first.
-using Scratch = std::unique_ptr<float[]>;
-inline Scratch scratch(int64_t numbers) { return Scratch(new float[numbers]); }
+// Memory that nobody has filled with zeros first. No register's worth of it lies in two lines of a
+// cache: that would take two loads.
+constexpr std::align_val_t LINE{64};
+struct GiveBack {
+  void operator()(float* numbers) const { operator delete[](numbers, LINE); }
+};
+using Scratch = std::unique_ptr<float[], GiveBack>;
+inline Scratch scratch(int64_t numbers) { return Scratch(new (LINE) float[numbers]); }
 
 constexpr int GROUP = 32;
 
@@ -32,15 +38,6 @@ struct Rows {
     return {floats + row * inputs, bytes + group * GROUP, steps + group, sums + group, inputs};
   }
 };
-
-// The sum of a tile's U parts for a row and an output.
-template <typename Vector, int U, int R, int O>
-inline Vector all_parts(const Vector (&sums)[U][R][O], int r, int o) {
-  Vector total = sums[0][r][o];
-#pragma GCC unroll 8
-  for (int u = 1; u < U; ++u) total += sums[u][r][o];
-  return total;
-}
 
 // Owns what the rounded part of `Rows` points to: room for `rows` of up to `inputs`.
 class Rounded {

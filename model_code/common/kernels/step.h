@@ -38,41 +38,12 @@ class Stepper {
   static constexpr int64_t CHUNK = 32;         // outputs of a task: a group of the next rounding
   static constexpr int64_t RUN = 256;          // positions of a task, at least
   static constexpr int64_t MOST_ROWS = 64;     // model_code/common/kernels/step.py keeps to it
-  static constexpr int64_t PHASES = 16;        // of a layer, at most
-
-  // Which visits fall on which expert, and where the results of each choice are.
-  struct Visits {
-    Plan plan;
-    std::vector<int64_t> places;
-
-    Visits(const int64_t* choices, const Experts& of) : plan(choices, of), places(of.visits()) {
-      for (int64_t v = 0; v < of.visits(); ++v) places[plan.order[v]] = v;
-    }
-  };
+  static constexpr int64_t PHASES = 20;        // of a layer, at most
 
   // Positions of a run: of few positions there is one run, of many there are 64.
   static int64_t run_of(int64_t longest) { return std::max(RUN, (longest + 63) / 64); }
 
   static int64_t chunks(int64_t outputs) { return (outputs + CHUNK - 1) / CHUNK; }
-
-  static void add_bias(const Vector& bias, int64_t begin, int64_t count, int64_t rows, float* out,
-                       int64_t stride) {
-    if (!bias.numbers) return;
-    with_vector(bias, [=](auto numbers) {
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t o = 0; o < count; ++o) out[r * stride + o] += to_float(numbers[begin + o]);
-      }
-    });
-  }
-
-  // The outputs begin to begin + count of a matrix, to the first columns of `out`.
-  static void multiply_some(const Matrix& by, const Rows& x, int64_t rows, int64_t begin,
-                            int64_t count, float* out, int64_t stride) {
-    with_weight(by.kind, by.numbers, by.scales, by.inputs, [&](auto weight) {
-      multiply(x, rows, weight.from(begin), 0, count, out, stride);
-    });
-    add_bias(by.bias, begin, count, rows, out, stride);
-  }
 
   void product(Member& team, const Matrix& by, const Rows& x, float* out) {
     team.run(chunks(by.outputs), [&](int64_t chunk) {
@@ -207,25 +178,23 @@ class Stepper {
     for (int64_t i = 0; i < count; ++i) to[i] = to_bfloat16(from[i]);
   }
 
-  // A chunk of the inner numbers of `rows` rows, which begin at row `first` of inner_. Matrices of
-  // several experts lie one below the other.
-  void gate_chunk(const Gated& part, int64_t expert, const Rows& x, int64_t rows, int64_t first,
-                  int64_t chunk, int64_t F) {
-    const int64_t begin = chunk * CHUNK, count = std::min(CHUNK, F - begin), top = expert * 2 * F;
+  // A chunk of the inner numbers of all rows.
+  void gate_chunk(const Gated& part, const Rows& x, int64_t chunk, int64_t F) {
+    const int64_t begin = chunk * CHUNK, count = std::min(CHUNK, F - begin), rows = of_.rows;
     float gates[MOST_ROWS * CHUNK], values[MOST_ROWS * CHUNK];
-    multiply_some(part.gate_up, x, rows, top + begin, count, gates, CHUNK);
-    multiply_some(part.gate_up, x, rows, top + F + begin, count, values, CHUNK);
+    multiply_some(part.gate_up, x, rows, begin, count, gates, CHUNK);
+    multiply_some(part.gate_up, x, rows, F + begin, count, values, CHUNK);
     for (int64_t r = 0; r < rows; ++r) {
-      float *row = gates + r * CHUNK, *to = inner_.get() + (first + r) * F + begin;
+      float *row = gates + r * CHUNK, *to = inner_.get() + r * F + begin;
       (part.gelu ? gate<true> : gate<false>)(row, values + r * CHUNK, count, to);
-      rounded_inner_.round(inner_.get(), F, first + r, chunk);
+      rounded_inner_.round(inner_.get(), F, r, chunk);
     }
   }
 
   void dense(Member& team, const Gated& part) {
     const int64_t F = part.down.inputs;
     const Rows x = rounded_.of(of_.states, of_.width);
-    team.run(chunks(F), [&](int64_t c) { gate_chunk(part, 0, x, of_.rows, 0, c, F); });
+    team.run(chunks(F), [&](int64_t c) { gate_chunk(part, x, c, F); });
     product(team, part.down, rounded_inner_.of(inner_.get(), F), made_.get());
   }
 
@@ -240,8 +209,8 @@ class Stepper {
 
   const Step& of_;
   const int64_t longest_;
-  Scratch qkv_, runs_, attended_, made_, inner_, logits_, shares_, gathered_, visited_;
-  Rounded rounded_, rounded_attended_, rounded_inner_, rounded_gathered_;
+  Scratch qkv_, runs_, attended_, made_, inner_, logits_, shares_, visited_;
+  Rounded rounded_, rounded_attended_, rounded_inner_;
   std::vector<std::unique_ptr<Visits>> visits_;  // of each layer: who comes late looks again
 };
 

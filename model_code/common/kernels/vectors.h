@@ -57,27 +57,59 @@ inline float sum(Floats vector) {
   return lanes[0];
 }
 
+// Four sums, each added up in the order of `sum`, for little more than the price of one.
+inline void sums_of_four(const Floats (&of)[4], float (&to)[4]) {
+#if defined(__AVX2__)
+  const auto ends = [](Floats x, Floats y) {  // the sums of halves: four numbers of x, four of y
+#if defined(__AVX512F__)
+    const auto half = [](Floats of) {
+      return _mm256_add_ps(_mm512_castps512_ps256((__m512)of),
+                           _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)of, 1)));
+    };
+    const __m256 a = half(x), b = half(y);
+#else
+    const __m256 a = (__m256)x, b = (__m256)y;
+#endif
+    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+  };
+  const __m256 first = ends(of[0], of[1]), last = ends(of[2], of[3]);
+  const __m256 pairs =
+      _mm256_add_ps(_mm256_shuffle_ps(first, last, 0x44), _mm256_shuffle_ps(first, last, 0xEE));
+  float found[8];
+  _mm256_storeu_ps(found, _mm256_add_ps(pairs, _mm256_movehdup_ps(pairs)));
+  to[0] = found[0], to[1] = found[4], to[2] = found[2], to[3] = found[6];
+#else
+  for (int i = 0; i < 4; ++i) to[i] = sum(of[i]);
+#endif
+}
+
+// What the vectors of R rows add up to, each to its row.
+template <int R>
+inline void write_sums(const Floats (&of)[R], float* to, int64_t stride) {
+  if constexpr (R == 4) {
+    float found[4];
+    sums_of_four(of, found);
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r) to[r * stride] = found[r];
+  } else {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) to[r * stride] = sum(of[r]);
+  }
+}
+
 // Arrays of sums must stay in registers: copied as a whole they would be kept in memory.
 inline void store(Floats vector, float* to) { std::memcpy(to, &vector, sizeof vector); }
 
-// Loaded once: GCC would rather load a vector again for each product.
+// Loaded once, and in this order: GCC would rather load a vector again for each product, and keep
+// sums in memory when it has loaded others too early.
 inline Floats once(Floats vector) {
 #if defined(__AVX2__)
-  asm("" : "+x"(vector));
+  asm volatile("" : "+x"(vector));
 #endif
   return vector;
 }
 
 inline Floats broadcast(float value) { return value - Floats{}; }
-
-// Few rows wait for memory, and the CPU's own prefetcher stops at each 4 KiB. One output is read
-// along its numbers and into the next one's; of several, the same place of the next O is fetched
-// meanwhile. Beyond the last one that does nothing.
-template <int O>
-inline void prefetch(const void* place, int64_t bytes_of_output) {
-  constexpr int64_t AHEAD = 1024;
-  __builtin_prefetch(static_cast<const char*>(place) + (O == 1 ? AHEAD : O * bytes_of_output));
-}
 
 // 2^x by its bits: the whole part is the exponent, a polynomial makes the rest. Error below 2e-7 of
 // the result (Cephes' coefficients for e^r); beyond +-87 it stays at the end of float's range.

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from model_code.common.batch import Batch, Sequence
@@ -27,13 +27,14 @@ SPLITS = st.lists(st.integers(1, CONTEXT - 1), max_size=6, unique=True).map(sort
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(KINDS), SPLITS, st.sampled_from([None, 1, 7, 16, 200]))
+@example("mixtral", [56, 59, 117], 1)
 def test_any_split_of_a_prompt_and_any_paging_give_the_same_logits(
     name: str, splits: list[int], page_tokens: int | None
 ) -> None:
     decoder, tokens = pair(name).ours, random_tokens(CONTEXT)
     whole = logits(decoder, tokens, [])
     found = logits(decoder, tokens, splits, new_cache(decoder, page_tokens=page_tokens))
-    assert relative(found, whole) < 1e-5
+    assert relative(found, whole) < 2e-5  # each lies up to 1e-5 from what 64 bits give
 
 
 def greedy(seed: int, length: int, limit: int) -> Sequence:
