@@ -16,9 +16,11 @@ from torch.nn.functional import linear
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from bench import latent_decode, smollm2
+from bench.reading import reader
 from bench.row import Row, beside, in_turn, interleaved, seconds_of
 from bench.vllm_experts import VLLM, running
 from isomorph import output
+from model_code.common import huge_pages
 from model_code.common.attention import grouped_attention
 from model_code.common.engine.native import choose_dtype
 from model_code.common.feed_forward import GatedFeedForward
@@ -102,7 +104,7 @@ def mixtures(dtype: torch.dtype) -> tuple[MixtureOfExperts, dict[str, Any]]:
         )  # fmt: skip
         theirs[way] = Qwen3MoeSparseMoeBlock(config).to(dtype).eval()
     for parameter in ours.parameters():
-        parameter.normal_(0, 0.02)
+        huge_pages.advise(parameter).normal_(0, 0.02)  # as load_decoder has them
     assert ours.experts.gate_up is not None  # noqa: S101
     for model in theirs.values():
         model.gate.weight.copy_(ours.router.weight)
@@ -168,7 +170,7 @@ def _beside_reading(
     )
     found: dict[str, Callable[[], object]] = {
         "ours": lambda: [layer(each) for layer, each in zip(layers, x, strict=True)],
-        "read": torch.ones(int(numbers * size) // 4).sum,
+        "read": reader(numbers * size),
     }
     if stock:
         found["torch"] = lambda: [linear(e, w) for e, w in zip(x, stock, strict=True)]

@@ -5,7 +5,6 @@ ours. In bfloat16 both read the same numbers; in 8 bits ours has a scale an outp
 each 32 inputs (8.5 bits in all).
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +18,8 @@ from gguf.quants import quantize
 
 from bench import llama_cpp, smollm2
 from bench.gguf_files import copy_metadata, finish
-from bench.row import Row, in_turn
+from bench.reading import reader
+from bench.row import Row, in_turn, seconds_of
 from bench.window_decode import TOKENS, our_steps
 from model_code.common.gguf_model import find_gguf
 from model_code.common.model_folder import load_folder
@@ -53,10 +53,9 @@ def _rows(folder: Path, quantization: str, bits: str, peer: str) -> Iterator[Row
     dtype = torch.bfloat16 if quantization == "none" else torch.float32
     model = load_folder(folder, context=_CONTEXT, dtype=dtype, quantization=quantization)
     decoder = model.decoder
-    weights = torch.ones(decoder.architecture.weight_bytes(bits) // 4)
+    read = partial(seconds_of, reader(decoder.architecture.weight_bytes(bits)))
     prompt = model.tokenizer.encode("one two three")
     with llama_cpp.steps(folder, context=_CONTEXT, tokens=TOKENS) as ask:
-        read = partial(_seconds, weights)
         took = in_turn(
             {"ours": our_steps(decoder, 32), "theirs": partial(ask, prompt), "read": read}
         )
@@ -70,12 +69,6 @@ def _rows(folder: Path, quantization: str, bits: str, peer: str) -> Iterator[Row
             peer=f"{called}: {1 / took[other]:.2f} tokens/s",
             ratio=took[other] / took["ours"], target=target,
         )  # fmt: skip
-
-
-def _seconds(weights: torch.Tensor) -> float:
-    since = time.perf_counter()
-    weights.sum()
-    return time.perf_counter() - since
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from bench.reading import reader
 from bench.row import Row, interleaved
 from model_code.common.architecture import parse
 from model_code.common.attention import KVCache, Span, grouped_attention
@@ -67,7 +68,7 @@ def decode() -> Iterator[Row]:
         {
             "ours": _our_tokens(ours, _PROMPT),
             "theirs": _their_tokens(theirs, _PROMPT),
-            "read": _read(architecture.weight_bytes("fp32")),
+            "read": reader(architecture.weight_bytes("fp32")),
         },
         rounds=5,
     )
@@ -141,12 +142,6 @@ def _their_tokens(model: Any, length: int) -> Callable[[], None]:
         cache.crop(-_TOKENS)
 
     return run
-
-
-def _read(nbytes: int) -> Callable[[], object]:
-    """Return what reads that many bytes, once, from memory."""
-    values = torch.ones(nbytes // 4)
-    return values.sum
 
 
 def _milliseconds(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Whole requests: our server over llama.cpp's engine, beside llama.cpp's own server."""
+"""Whole requests: our server over llama.cpp's engine and our own, beside llama.cpp's own server."""
 
 import asyncio
 import os
@@ -8,7 +8,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,12 @@ from model_code.common.gguf_model import find_gguf
 
 _ROOT = Path(__file__).parents[1]
 _REQUESTS, _TOKENS, _SLOTS, _CONTEXT = 32, 16, 8, 512
+_OURS = {
+    "llama.cpp, Q4_1": {"ISOMORPH_ENGINE": "llama.cpp"},
+    "native, int8": {
+        "ISOMORPH_ENGINE": "native", "ISOMORPH_DTYPE": "float32", "ISOMORPH_QUANTIZATION": "int8",
+    },
+}  # fmt: skip
 _THEIR_SERVER = """
 import sys, threading, xllamacpp
 path, port = sys.argv[1:]
@@ -32,39 +39,39 @@ threading.Event().wait()
 
 
 def requests() -> Iterator[Row]:
-    """32 requests at once on 8 slots, each of 16 tokens."""
+    """32 requests at once on 8 slots, each of 16 tokens: with their engine and with our own."""
     weights, _ = samples.fetch("smollm2-135m-instruct")
-    ours, theirs = _free_port(), _free_port()
     their_code = _THEIR_SERVER.format(slots=_SLOTS, context=_CONTEXT)
-    with tempfile.TemporaryDirectory() as state:
-        env = os.environ | {
-            "ISOMORPH_MODEL": "m", "ISOMORPH_ENGINE": "llama.cpp", "ISOMORPH_WEIGHTS": str(weights),
-            "ISOMORPH_STATE": state, "ISOMORPH_PORT_OVERRIDE": str(ours),
-            "ISOMORPH_SLOTS": str(_SLOTS), "ISOMORPH_CONTEXT": str(_CONTEXT),
-        }  # fmt: skip
-        with (
-            _server([sys.executable, "-m", "model_code.gqa.serve"], ours, env),
-            _server(
-                [sys.executable, "-c", their_code, str(find_gguf(weights)), str(theirs)],
-                theirs,
-                env,
-            ),
-        ):
-            took = interleaved(
-                {
-                    "ours": lambda: asyncio.run(_ask_all(ours)),
-                    "theirs": lambda: asyncio.run(_ask_all(theirs)),
-                },
-                rounds=3,
-            )
+    with ExitStack() as running:
+        runs = {}
+        for engine, settings in _OURS.items():
+            state, port = running.enter_context(tempfile.TemporaryDirectory()), _free_port()
+            env = os.environ | settings | {
+                "ISOMORPH_MODEL": "m", "ISOMORPH_WEIGHTS": str(weights), "ISOMORPH_STATE": state,
+                "ISOMORPH_PORT_OVERRIDE": str(port), "ISOMORPH_SLOTS": str(_SLOTS),
+                "ISOMORPH_CONTEXT": str(_CONTEXT),
+            }  # fmt: skip
+            command = [sys.executable, "-m", "model_code.gqa.serve"]
+            running.enter_context(_server(command, port, env))
+            runs[engine] = partial(_ask, port)
+        port = _free_port()
+        command = [sys.executable, "-c", their_code, str(find_gguf(weights)), str(port)]
+        running.enter_context(_server(command, port, dict(os.environ)))
+        runs["theirs"] = partial(_ask, port)
+        took = interleaved(runs, rounds=3)
     speed = {name: _REQUESTS * _TOKENS / seconds for name, seconds in took.items()}
-    yield Row(
-        name=f"{_REQUESTS} requests at once on {_SLOTS} slots, SmolLM2-135M Q4_1",
-        ours=f"{speed['ours']:.0f} tokens/s",
-        peer=f"llama.cpp's own server: {speed['theirs']:.0f} tokens/s",
-        ratio=speed["ours"] / speed["theirs"],
-        target=1.0,
-    )
+    for engine in _OURS:
+        yield Row(
+            name=f"{_REQUESTS} requests at once on {_SLOTS} slots, SmolLM2-135M, {engine}",
+            ours=f"{speed[engine]:.0f} tokens/s",
+            peer=f"llama.cpp's own server, Q4_1: {speed['theirs']:.0f} tokens/s",
+            ratio=speed[engine] / speed["theirs"],
+            target=1.0,
+        )
+
+
+def _ask(port: int) -> None:
+    asyncio.run(_ask_all(port))
 
 
 async def _ask_all(port: int) -> None:

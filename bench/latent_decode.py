@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from bench.reading import reader
 from bench.row import Row, beside, interleaved
 from model_code.common.cache import WholeLayer, parts_of
 from model_code.common.engine.native import choose_dtype
@@ -61,10 +62,9 @@ def _after(length: int, dtype: torch.dtype) -> Iterator[Row]:
         theirs(x, position_embeddings=angles, attention_mask=None, past_key_values=cache)
         cache.crop(-1)
 
-    latent = torch.randn(length * (rank + turned) * dtype.itemsize // 4)
+    read = reader(length * (rank + turned) * dtype.itemsize)
     took = interleaved(
-        {"ours": lambda: ours(x, rotary, layer, span), "theirs": step_of_theirs,
-         "read": latent.sum},
+        {"ours": lambda: ours(x, rotary, layer, span), "theirs": step_of_theirs, "read": read},
         rounds=3,
     )  # fmt: skip
     kind = str(dtype).removeprefix("torch.")

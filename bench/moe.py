@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.reading import reader
 from bench.row import Row, interleaved
 from isomorph import trained
 from model_code.common.architecture import Architecture, parse, read
@@ -75,7 +76,7 @@ def tokens() -> Iterator[Row]:
         }  # fmt: skip
         if count == 1:
             active = _active_bytes(sparse, dtype)
-            variants["read"] = torch.ones(active // 4).sum
+            variants["read"] = reader(active)
         took = interleaved(variants, rounds=rounds)
         saved = 1 - took["ours"] / took["dense"]
         what = f"{count} token{'s at once' if 1 < count <= 16 else 's of a prompt' * (count > 16)}"
@@ -160,16 +161,16 @@ def cache() -> Iterator[Row]:
     runs: dict[str, Callable[[], object]] = {"all": partial(whole.read, mixed)}
     runs |= {f"{share:.0%}": partial(each.read, mixed) for share, each in readers.items()}
     took = interleaved(runs, rounds=3)
-    for share, reader in readers.items():
+    for share, each in readers.items():
         seconds = took[f"{share:.0%}"]
         yield Row(
             name=f"memory for {share:.0%} of the experts, tiny-moe, code and prose: "
-            f"{reader.hit_rate:.1%} hits, {reader.stalled:.0%} of the time waited",
+            f"{each.hit_rate:.1%} hits, {each.stalled:.0%} of the time waited",
             ours=f"{len(mixed) / seconds:.0f} tokens/s",
             peer=f"all in memory, no cache: {len(mixed) / took['all']:.0f} tokens/s",
             ratio=took["all"] / seconds, target=0.9 if share == 1 else share,
         )  # fmt: skip
-        reader.close()
+        each.close()
     visits = whole.trace(mixed)
     for share in (0.5, 0.25):
         yield _policy(whole, visits, share)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.moe_models import SMALL, WIDE, dense_like
+from bench.reading import read
 from bench.row import Row, interleaved
 from model_code.common.architecture import parse
 from model_code.common.cache import KVCache
@@ -131,7 +132,7 @@ def _reading(size: int, whole: int) -> Callable[[], object]:
     memory = torch.ones(whole // 4)
     count = size // 4
     starts = torch.randint(len(memory) - count, (_DECODED,)).tolist()
-    return lambda: [memory[start : start + count].sum() for start in starts]
+    return lambda: [read(memory[start : start + count]) for start in starts]
 
 
 def _theirs(given: dict[str, Any], dtype: torch.dtype) -> Any:
