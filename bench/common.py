@@ -6,7 +6,7 @@ Everything runs in the dtype that the native engine would choose here, unless a 
 import copy
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,12 +18,13 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from bench import latent_decode, smollm2
 from bench.reading import reader
 from bench.row import Row, beside, in_turn, interleaved, seconds_of
-from bench.vllm_experts import VLLM, running
+from bench.vllm_experts import VLLM, choices, running
 from isomorph import output
 from model_code.common import huge_pages
 from model_code.common.attention import grouped_attention
 from model_code.common.engine.native import choose_dtype
 from model_code.common.feed_forward import GatedFeedForward
+from model_code.common.kernels.one_mixture import OneMixture
 from model_code.common.layers import FeedForward, Router
 from model_code.common.linear import Linear
 from model_code.moe.model import MixtureOfExperts
@@ -31,6 +32,9 @@ from model_code.moe.model import MixtureOfExperts
 EXPERTS, VISITED, WIDTH, INNER = 256, 8, 512, 128
 # Tokens -> how many times faster than a dense part of the same size. Ideal: 256 / 9.
 _FASTER_THAN_DENSE = {1: 25.0, 16: 3.5, 512: 10.0}
+# Tokens -> calls of a turn, each with tokens of its own: as decoding calls, and so that one token's
+# experts come out of memory and not out of a cache that the call before has filled.
+_CALLS = {1: 16, 16: 4, 512: 1}
 
 
 def rows() -> Iterator[Row]:
@@ -55,10 +59,10 @@ def experts() -> Iterator[Row]:
         assert matrix is not None  # noqa: S101
         matrix.normal_(0, 0.02)
     for tokens, target in _FASTER_THAN_DENSE.items():
-        x = torch.randn(1, tokens, WIDTH, dtype=dtype)
+        calls = torch.randn(_CALLS[tokens], 1, tokens, WIDTH, dtype=dtype).unbind()
         models = {"ours": ours, "dense": dense, **theirs}
-        found = {name: partial(model, x) for name, model in models.items()}
-        took = interleaved(found, rounds=7 if tokens < 512 else 2)
+        found = {name: partial(_each, model, calls) for name, model in models.items()}
+        took = in_turn(found, rounds=7 if tokens < 512 else 3)
         name = f"{EXPERTS} experts, {tokens} tokens, {_kind(dtype)}"
         yield beside(name, took, "ours", "dense", "dense of equal size", target)
         for peer in theirs:
@@ -71,19 +75,32 @@ def beside_vllm(ours: MixtureOfExperts, dtype: torch.dtype) -> Iterator[Row]:
     if not VLLM.is_file():
         output.say("vllm: not measured, as it is not here; `make vllm` installs it")
         return
+    kernel = ours.in_one_call(torch.empty(1, WIDTH))
+    assert kernel is not None  # noqa: S101
     of_torch = str(dtype).removeprefix("torch.")
     with running(EXPERTS, VISITED, WIDTH, INNER, of_torch) as vllm:
         for tokens in _FASTER_THAN_DENSE:
-            x = torch.randn(tokens, WIDTH, dtype=dtype)
-            chosen = torch.stack([torch.randperm(EXPERTS)[:VISITED] for _ in range(tokens)])
+            calls = [
+                (torch.randn(tokens, WIDTH, dtype=dtype), choices(tokens, EXPERTS, VISITED))
+                for _ in range(_CALLS[tokens])
+            ]
             shares = torch.full((tokens, VISITED), 1 / VISITED)
-            run = partial(ours.experts, x, chosen, shares)
+            run = partial(_each, partial(_visit, kernel, shares), calls)
             took = in_turn(
-                {"ours": partial(seconds_of, run), "vllm": partial(vllm, tokens)},
-                rounds=15, warmups=3,
-            )  # fmt: skip
+                {"ours": run, "vllm": partial(vllm, tokens, len(calls))}, rounds=15, warmups=3
+            )
             name = f"{EXPERTS} experts, {tokens} tokens, {_kind(dtype)}, without the router"
             yield beside(name, took, "ours", "vllm", "vLLM's kernel", 1.0)
+
+
+def _each(run: Callable[[Any], object], calls: Sequence[Any]) -> float:
+    """Return the seconds of a call, of several in a row."""
+    return seconds_of(lambda: [run(each) for each in calls]) / len(calls)
+
+
+def _visit(kernel: OneMixture, shares: Tensor, call: tuple[Tensor, Tensor]) -> Tensor:
+    x, chosen = call
+    return kernel.visit(x.float(), chosen, shares).to(x.dtype)
 
 
 def mixtures(dtype: torch.dtype) -> tuple[MixtureOfExperts, dict[str, Any]]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench.common import INNER, VISITED, WIDTH, mixtures
 from bench.reading import reader
-from bench.row import interleaved
+from bench.row import PAUSE_S, interleaved
 from model_code.common import kernels
 from model_code.common.cache import WholeLayer, parts_of
 from model_code.common.kernels import one_mixture, one_token
@@ -117,6 +117,7 @@ def _parts(run: Callable[[], object], parts: list[tuple[Any, str, int]]) -> Iter
     with _timed(parts, took):
         for _ in range(_ROUNDS):
             others.sum()
+            time.sleep(PAUSE_S)
             before = {name: sum(found) for name, found in took.items()}
             since = time.perf_counter()
             run()
@@ -160,6 +161,7 @@ def _reading(size: float) -> float:
     found = []
     for _ in range(_ROUNDS):
         others.sum()
+        time.sleep(PAUSE_S)
         since = time.perf_counter()
         values()
         found.append(time.perf_counter() - since)

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+# Threads of OpenMP and the like spin for milliseconds after their work, on a core of the next one.
+PAUSE_S = 0.02
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -49,10 +52,14 @@ def seconds_of(run: Callable[[], object]) -> float:
 def in_turn(
     variants: Mapping[str, Callable[[], float]], *, rounds: int = 5, warmups: int = 1
 ) -> dict[str, float]:
-    """Return the median of what each variant returns, taking turns: seconds by its own account."""
+    """Return the median of what each variant returns, taking turns: seconds by its own account.
+
+    Each turn begins when the threads of the one before are asleep.
+    """
     found: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(warmups + rounds):
         for name, run in variants.items():
+            time.sleep(PAUSE_S)
             seconds = run()
             if turn >= warmups:
                 found[name].append(seconds)

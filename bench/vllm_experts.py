@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 VLLM = Path(__file__).parents[1] / ".isomorph/cache/vllm/bin/python"  # `make vllm`
 
@@ -18,8 +19,8 @@ VLLM = Path(__file__).parents[1] / ".isomorph/cache/vllm/bin/python"  # `make vl
 @contextmanager
 def running(
     experts: int, visited: int, width: int, inner: int, dtype: str
-) -> Iterator[Callable[[int], float]]:
-    """Start it; what is yielded returns the seconds of one call for so many tokens."""
+) -> Iterator[Callable[[int, int], float]]:
+    """Start it; what is yielded returns the seconds of a call, for so many tokens and calls."""
     sizes = [str(each) for each in (experts, visited, width, inner)]
     process = subprocess.Popen(
         [str(VLLM), "-I", __file__, *sizes, dtype], text=True,
@@ -30,8 +31,8 @@ def running(
     assert process.stdout is not None  # noqa: S101
     told, answers = process.stdin, process.stdout
 
-    def seconds(tokens: int) -> float:
-        print(tokens, file=told, flush=True)
+    def seconds(tokens: int, calls: int) -> float:
+        print(tokens, calls, file=told, flush=True)
         for line in answers:
             if line.startswith("{"):
                 return float(json.loads(line)["seconds"])
@@ -45,7 +46,7 @@ def running(
 
 
 def main(sizes: list[int], dtype: str) -> None:
-    """Time one call for each number of tokens that is read."""
+    """Time the calls for each number of tokens that is read."""
     import torch
     import vllm._custom_ops as ops  # type: ignore[import-not-found]
     from vllm.platforms import current_platform  # type: ignore[import-not-found]
@@ -58,14 +59,25 @@ def main(sizes: list[int], dtype: str) -> None:
     second = torch.randn(experts, width, inner, **numbers).mul_(0.02)
     packed = [ops.cpu_prepack_moe_weight(each, isa) for each in (first, second)]
     for line in sys.stdin:
-        tokens = int(line)
-        x = torch.randn(tokens, width, **numbers)
+        tokens, calls = map(int, line.split())
         shares = torch.full((tokens, visited), 1 / visited)
-        chosen = torch.stack([torch.randperm(experts)[:visited] for _ in range(tokens)]).int()
-        out = torch.empty_like(x)
+        given = [
+            (torch.randn(tokens, width, **numbers), choices(tokens, experts, visited).int())
+            for _ in range(calls)
+        ]
         since = time.perf_counter()
-        ops.cpu_fused_moe(out, x, *packed, None, None, shares, chosen, "silu", isa)
-        print(json.dumps({"seconds": time.perf_counter() - since}), flush=True)
+        for x, chosen in given:
+            ops.cpu_fused_moe(
+                torch.empty_like(x), x, *packed, None, None, shares, chosen, "silu", isa
+            )
+        print(json.dumps({"seconds": (time.perf_counter() - since) / calls}), flush=True)
+
+
+def choices(tokens: int, experts: int, visited: int) -> Any:
+    """Return which experts each token visits: any, each as often as another."""
+    import torch
+
+    return torch.stack([torch.randperm(experts)[:visited] for _ in range(tokens)])
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x_BSD: Tensor) -> Tensor:
         """[B, S, D] -> [B, S, D]."""
         x_TD = x_BSD.flatten(0, -2)
-        kernel = self._in_one_call(x_TD)
+        kernel = self.in_one_call(x_TD)
         if kernel is None:
             experts_TA, weights_TA = self.router(x_TD)
             out_TD: Tensor = self.experts(x_TD, experts_TA, weights_TA)
@@ -196,7 +196,7 @@ class MixtureOfExperts(nn.Module):
         out_BSD = out_TD.view(x_BSD.shape)
         return out_BSD if self.shared is None else out_BSD + self.shared(x_BSD)
 
-    def _in_one_call(self, x_TD: Tensor) -> one_mixture.OneMixture | None:
+    def in_one_call(self, x_TD: Tensor) -> one_mixture.OneMixture | None:
         """Return the kernel for all that is between `x_TD` and the sum, where there is one."""
         if type(self.experts) is not Experts or type(self.router) is not Router:
             return None
@@ -208,7 +208,7 @@ class MixtureOfExperts(nn.Module):
         if known is None or known[0] != places:
             weights = self.experts.weights()
             assert weights is not None  # noqa: S101  in_one_kernel says so
-            made = one_mixture.OneMixture(self.router.chooser(), *weights)
+            made = one_mixture.OneMixture(*weights, self.router.chooser())
             known = _KERNELS[self] = places, made
         return known[1]
 

@@ -37,6 +37,7 @@ _SIGNATURES = {
     "isomorph_attend_one_token": [_POINTER],
     "isomorph_step": [_POINTER],
 }
+_RESULTS = {"isomorph_mixture": ctypes.c_bool}
 Weight = tuple[Tensor, ...]
 
 
@@ -47,7 +48,7 @@ def loaded() -> ctypes.CDLL | None:
         library = load()
         for name, signature in _SIGNATURES.items():
             function = getattr(library, name)
-            function.argtypes, function.restype = signature, None
+            function.argtypes, function.restype = signature, _RESULTS.get(name)
         _check_itself(library)
     except BuildError as error:
         _LOG.info("matrices: torch's own operations (%s)", error)
@@ -141,6 +142,11 @@ def check_visit(
     if tokens and not low <= int(choices_TK.min()) <= int(choices_TK.max()) < count:
         raise ValueError(f"an expert is chosen that is not one of 0 to {count - 1}")
     return count, inner
+
+
+def inputs_of(weight: Weight) -> int:
+    """Return how wide a weight's inputs are."""
+    return weight[0].shape[1] * (2 if weight[0].dtype == torch.uint8 else 1)
 
 
 def check_experts(gate_up: Weight, down: Weight, width: int) -> tuple[int, int]:

@@ -60,7 +60,7 @@ void isomorph_combine(const float* results, const float* shares, float* out, int
   in_phases(useful, 1, [&](Member& team) { combine(team, results, shares, out, of, false); });
 }
 
-void isomorph_mixture(const OneMixture* of) { run(*of); }
+bool isomorph_mixture(const OneMixture* of) { return run(*of); }
 
 void isomorph_attend_one_token(const OneToken* of) {
   of->kind == BFLOAT16 ? attend_one_token<BFloat16>(*of) : attend_one_token<float>(*of);

@@ -4,7 +4,7 @@ import ctypes
 
 from torch import Tensor
 
-from model_code.common.kernels import KINDS, Weight
+from model_code.common.kernels import KINDS, Weight, inputs_of
 
 POINTER, INT64, DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
@@ -32,7 +32,7 @@ class Matrix(ctypes.Structure):
     def of(cls, weight: Weight, bias: Tensor | None = None) -> "Matrix":
         """Point to a weight as model_code/common/kernels takes it."""
         numbers = weight[0]
-        inputs = numbers.shape[1] * (2 if KINDS[numbers.dtype] == 3 else 1)
+        inputs = inputs_of(weight)
         scales = weight[1].data_ptr() if len(weight) > 1 else None
         return cls(
             numbers.data_ptr(), scales, Vector.of(bias), KINDS[numbers.dtype],

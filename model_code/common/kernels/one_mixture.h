@@ -58,9 +58,13 @@ inline std::unique_ptr<Visits> visits_of(const OneMixture& of, float* results) {
   return made;
 }
 
-inline void run(const OneMixture& of) {
+// Returns whether each given choice is an expert; otherwise nothing has been read.
+inline bool run(const OneMixture& of) {
   const bool routed = of.routed.router.numbers, visited = of.gate_up.numbers;
   const Experts experts = experts_of(of);
+  for (int64_t v = 0; !routed && v < experts.visits(); ++v) {
+    if (of.choices[v] < 0 || of.choices[v] >= experts.experts) return false;
+  }
   const Scratch logits = scratch(routed ? of.tokens * experts.experts : 0);
   const Scratch results = scratch(visited ? experts.visits() * of.width : 0);
   std::unique_ptr<Visits> visits;
@@ -71,6 +75,7 @@ inline void run(const OneMixture& of) {
     visits->run(team);
     combine(team, results.get(), of.shares, of.out, experts, false);
   });
+  return true;
 }
 
 }  // namespace isomorph

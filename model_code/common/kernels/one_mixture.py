@@ -120,39 +120,40 @@ def experts(
     Raises:
         ValueError: Shapes, dtypes or layout are not these, or a choice is no expert.
     """
-    x_TD, choices_TK, shares_TK = (each.contiguous() for each in (x_TD, choices_TK, shares_TK))
-    check(shares_TK, torch.float32, tuple(choices_TK.shape))
-    count, _ = kernels.check_visit(x_TD, choices_TK, gate_up, down, low=0)
-    if kernels.loaded() is None:
-        results_TKD = torch.empty(*choices_TK.shape, x_TD.shape[1])
-        kernels.visit(x_TD, choices_TK, gate_up, down, results_TKD, low=0)
-        return kernels.combine(results_TKD, shares_TK)
-    out_TD = torch.empty_like(x_TD)
-    given = Mixture(experts=count, chosen=choices_TK.shape[1])
-    _call(x_TD, choices_TK, shares_TK, given, Matrix.of(gate_up), Matrix.of(down), out_TD)
-    return out_TD
+    if kernels.loaded() is not None:
+        return OneMixture(gate_up, down).visit(x_TD, choices_TK, shares_TK)
+    results_TKD = torch.empty(*choices_TK.shape, x_TD.shape[1])
+    kernels.visit(x_TD, choices_TK, gate_up, down, results_TKD, low=0)
+    return kernels.combine(results_TKD, shares_TK)
 
 
 class OneMixture:
-    """A router and its experts, checked and described once: that takes as long as a few tokens do.
+    """Experts and their router, checked and described once: that takes as long as a token does.
+
+    Only where our kernels are loaded.
 
     Args:
-        by: The router.
         gate_up: [E x 2F, D], gate above value.
         down: [E x D, F], of the same kind.
+        by: The router. Without it, whoever calls says which experts are visited.
 
     Raises:
         ValueError: Shapes, dtypes or layout are not these.
     """
 
-    def __init__(self, by: Chooser, gate_up: Weight, down: Weight) -> None:
-        self._width, self._chosen = by.weight_ED.shape[1], by.rules.chosen
+    def __init__(self, gate_up: Weight, down: Weight, by: Chooser | None = None) -> None:
+        self._width = kernels.inputs_of(gate_up)
+        self._count, _ = kernels.check_experts(gate_up, down, self._width)
+        self._described = Matrix.of(gate_up), Matrix.of(down)
+        self._kept = gate_up, down, by  # what the pointers point to
+        if by is None:
+            return
         by.check(self._width)
-        count, _ = kernels.check_experts(gate_up, down, self._width)
-        if count != len(by.weight_ED):
-            raise ValueError(f"a router of {len(by.weight_ED)} experts got the weights of {count}")
-        self._kept = by, gate_up, down  # what the pointers point to
-        self._described = by.described(), Matrix.of(gate_up), Matrix.of(down)
+        if self._count != len(by.weight_ED):
+            raise ValueError(
+                f"a router of {len(by.weight_ED)} experts got the weights of {self._count}"
+            )
+        self._chosen, self._routed = by.rules.chosen, by.described()
 
     def __call__(self, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `experts` makes of `route`'s choices [T, D], and the choices [T, K].
@@ -163,22 +164,46 @@ class OneMixture:
         Raises:
             ValueError: It is of another shape or kind.
         """
-        x_TD = x_TD.contiguous()
-        check(x_TD, torch.float32, (len(x_TD), self._width))
+        x_TD = self._checked(x_TD)
         choices_TK = torch.empty(len(x_TD), self._chosen, dtype=torch.int64)
         out_TD, shares_TK = torch.empty_like(x_TD), torch.empty(len(x_TD), self._chosen)
-        _call(x_TD, choices_TK, shares_TK, *self._described, out_TD)
+        _call(x_TD, choices_TK, shares_TK, self._routed, *self._described, out_TD)
         return out_TD, choices_TK
+
+    def visit(self, x_TD: Tensor, choices_TK: Tensor, shares_TK: Tensor) -> Tensor:
+        """Return what `experts` does.
+
+        Args:
+            x_TD: float32.
+            choices_TK: int64, each from 0 to E - 1.
+            shares_TK: float32.
+
+        Raises:
+            ValueError: Shapes, dtypes or layout are not these, or a choice is no expert.
+        """
+        x_TD, choices_TK = self._checked(x_TD), choices_TK.contiguous()
+        shares_TK, out_TD = shares_TK.contiguous(), torch.empty_like(x_TD)
+        check(choices_TK, torch.int64, (len(x_TD), choices_TK.shape[-1]))
+        check(shares_TK, torch.float32, tuple(choices_TK.shape))
+        given = Mixture(experts=self._count, chosen=choices_TK.shape[1])
+        if not _call(x_TD, choices_TK, shares_TK, given, *self._described, out_TD):
+            raise ValueError(f"an expert is chosen that is not one of 0 to {self._count - 1}")
+        return out_TD
+
+    def _checked(self, x_TD: Tensor) -> Tensor:
+        x_TD = x_TD.contiguous()
+        check(x_TD, torch.float32, (len(x_TD), self._width))
+        return x_TD
 
 
 def _call(
     x_TD: Tensor, choices_TK: Tensor, shares_TK: Tensor, routed: Mixture,
     gate_up: Matrix | None = None, down: Matrix | None = None, out_TD: Tensor | None = None,
-) -> None:  # fmt: skip
+) -> bool:  # fmt: skip
     library = kernels.loaded()
     assert library is not None  # noqa: S101  the caller asked kernels.usable()
     tokens, width = x_TD.shape
-    library.isomorph_mixture(
+    return bool(library.isomorph_mixture(
         ctypes.byref(
             _Call(
                 routed=routed, gate_up=gate_up or Matrix(), down=down or Matrix(),
@@ -187,4 +212,4 @@ def _call(
                 tokens=tokens, width=width, threads=torch.get_num_threads(),
             )
         )
-    )  # fmt: skip
+    ))  # fmt: skip

@@ -153,8 +153,8 @@ def test_a_router_of_other_experts_is_refused() -> None:
     by = one_mixture.Chooser(torch.randn(4, 8), None, None, one_mixture.Choice(2, True, True, 1.0))
     weights = (torch.randn(3 * 2 * 16, 8),), (torch.randn(3 * 8, 16),)
     with pytest.raises(ValueError, match="a router of 4 experts got the weights of 3"):
-        one_mixture.OneMixture(by, *weights)
-    fits = one_mixture.OneMixture(by, (torch.randn(4 * 2 * 16, 8),), (torch.randn(4 * 8, 16),))
+        one_mixture.OneMixture(*weights, by)
+    fits = one_mixture.OneMixture((torch.randn(4 * 2 * 16, 8),), (torch.randn(4 * 8, 16),), by)
     with pytest.raises(ValueError, match=r"a kernel got torch.float32 \(1, 9\)"):
         fits(torch.randn(1, 9))
     with pytest.raises(ValueError, match=r"a kernel got torch.float64"):
