@@ -204,7 +204,7 @@ def layer_outputs(layer: Linear) -> int:
 
 
 _LOAD = """
-import sys
+import sys, threading
 from pathlib import Path
 from model_code.common import kernels
 from model_code.common.checkpoint import load_decoder
@@ -219,10 +219,17 @@ def status(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 tensors = GGUFTensors(header, architecture)
-Path("/proc/self/clear_refs").write_text("5")  # the peak so far counts no more
-before = status("VmRSS") - status("RssFile")
+# Linux keeps the peak of all memory only, and how much of the file is mapped comes and goes.
+before, most, over = status("RssAnon"), [0], threading.Event()
+def watch():
+    while not over.wait(0.001):
+        most.append(status("RssAnon"))
+watching = threading.Thread(target=watch)
+watching.start()
 decoder = load_decoder(architecture, tensors.rows, context=64, dtype=torch.bfloat16)
-print(status("VmHWM") - status("RssFile") - before, architecture.weight_bytes("bf16"))
+over.set()
+watching.join()
+print(max(most) - before, architecture.weight_bytes("bf16"), len(most))
 """
 
 
@@ -234,10 +241,11 @@ def load_peak() -> Row:
         [sys.executable, "-c", _LOAD, str(smollm2.weights())],
         cwd=smollm2.ROOT, capture_output=True, text=True, check=True, env=os.environ | malloc,
     )  # fmt: skip
-    peak, weights = map(int, done.stdout.split())
+    peak, weights, looks = map(int, done.stdout.split())
     return Row(
         name="peak memory at load, SmolLM2 in bf16, without the mapped file",
-        ours=f"{peak / 2**20:.0f} MiB", peer=f"its weights: {weights / 2**20:.0f} MiB",
+        ours=f"{peak / 2**20:.0f} MiB in {looks} looks",
+        peer=f"its weights: {weights / 2**20:.0f} MiB",
         ratio=weights / peak, target=1 / 1.1,
     )  # fmt: skip
 

@@ -13,6 +13,8 @@ from model_code.common.errors import WeightsError
 from model_code.common.quantize import Quantizable
 from model_code.common.tensor_names import Same, Source, sources
 
+_CHECKED = 1 << 20  # numbers whose sum is looked at
+
 
 class Rows(NamedTuple):
     """A tensor that is read piece by piece: its first rows, the next ones, and so on."""
@@ -69,6 +71,11 @@ def tensor_names(decoder: Decoder) -> set[str]:
     return {source.name for source in all_sources(decoder)}
 
 
+def _sum(some: Tensor) -> Tensor:
+    """Add up numbers: one pass, and no mask in memory. torch makes floats of all of them first."""
+    return some.sum(dtype=torch.float32)
+
+
 def fill(source: Source, given: Tensor | Rows) -> None:
     """Copy a checkpoint's tensor to its place. Raises WeightsError if it does not fit there."""
     expected = source.order.theirs(torch.empty_like(source.place, device="meta")).shape
@@ -86,5 +93,5 @@ def fill(source: Source, given: Tensor | Rows) -> None:
             row += len(piece)
     else:
         source.place.copy_(source.order.ours(torch.cat([*given.pieces])))
-    if not source.place.sum(dtype=torch.float32).isfinite():  # one pass, and no mask in memory
+    if not all(_sum(some).isfinite() for some in source.place.flatten().split(_CHECKED)):
         raise WeightsError(f"{source.name} holds values that are not finite")

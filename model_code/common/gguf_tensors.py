@@ -64,8 +64,8 @@ class GGUFTensors:
         return Rows(info.shape, self._pieces(name, info))
 
     def _pieces(self, name: str, info: TensorInfo) -> Iterator[Tensor]:
-        count = info.shape[0]
-        group = count // self._heads(name)  # whole heads: their rows change places
+        count, heads = info.shape[0], self._heads(name)
+        group = 1 if heads == 1 else count // heads  # whole heads: their rows change places
         step = max(1, _PIECE // (group * math.prod(info.shape[1:]))) * group
         for start in range(0, count, step):
             yield self._values(name, info, start, min(start + step, count))

@@ -370,7 +370,10 @@ def test_a_tensor_in_pieces_is_the_tensor_in_one(
 ) -> None:
     path = tmp_path / "m.gguf"
     query = np.arange(64, dtype=np.float32)
-    path.write_bytes(llama_file(**{"blk.0.attn_q.weight": ((8, 8), 0, query.tobytes())}))
+    stored = (8, 8), 0, query.tobytes()
+    path.write_bytes(
+        llama_file(**{"blk.0.attn_q.weight": stored, "blk.0.attn_output.weight": stored})
+    )
     header = read_header(path)
     tensors = GGUFTensors(header, architecture_of(header))
     name = "model.layers.0.self_attn.q_proj.weight"
@@ -383,3 +386,7 @@ def test_a_tensor_in_pieces_is_the_tensor_in_one(
     assert shape == (8, 8)
     assert [len(part) for part in parts] == [4, 4]
     assert torch.cat(parts).equal(whole)
+    name = "model.layers.0.self_attn.o_proj.weight"  # of no heads: row by row
+    plain = [*tensors.rows(name).pieces]
+    assert {len(part) for part in plain} == {1}
+    assert torch.cat(plain).equal(tensors(name))
