@@ -99,10 +99,6 @@ def _each(run: Callable[[Any], object], calls: Sequence[Any]) -> float:
     return seconds_of(lambda: [run(each) for each in calls]) / len(calls)
 
 
-def _call(run: Callable[[], Tensor]) -> Tensor:
-    return run()
-
-
 def _visit(kernel: OneMixture, shares: Tensor, call: tuple[Tensor, Tensor]) -> Tensor:
     x, chosen = call
     return kernel.visit(x.float(), chosen, shares).to(x.dtype)
@@ -144,13 +140,13 @@ def grouped_queries() -> Iterator[Row]:
         all_keys, all_values = torch.randn(2, 1, heads, length, width, dtype=dtype).unbind()
         mask = torch.ones(1, 1, length, dtype=torch.bool)
         turned = query.transpose(1, 2)
-        ways: dict[str, Callable[[], Tensor]] = {
-            "ours": partial(grouped_attention, query, keys, values, mask, width**-0.5),
-            "all": partial(sdpa, turned, all_keys, all_values),
-            "groups": partial(sdpa, turned, keys, values, enable_gqa=True),
-        }
-        took = in_turn(
-            {name: partial(_each, _call, [way] * 8) for name, way in ways.items()}, rounds=7
+        took = interleaved(
+            {
+                "ours": partial(grouped_attention, query, keys, values, mask, width**-0.5),
+                "all": partial(sdpa, turned, all_keys, all_values),
+                "groups": partial(sdpa, turned, keys, values, enable_gqa=True),
+            },
+            rounds=7,
         )
         name = f"attention core, {heads}:{kv_heads} heads, {length} tokens, bf16"
         yield beside(name, took, "ours", "all", "sdpa, all heads", 9.0)

@@ -11,7 +11,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from bench.mla_store import valkey
-from bench.row import Row, interleaved
+from bench.row import Row, in_turn, seconds_of_one
 from model_code.common.architecture import Architecture, parse, read
 from model_code.common.batch import Batch, Sequence
 from model_code.common.cache import KVCache
@@ -96,7 +96,10 @@ def _first_token(model: Model, prompt: list[int], address: Address) -> Row:
             raise RuntimeError("the store had a prompt that is new")
         other.close()
 
-    took = interleaved({"miss": miss, "prepare": other_node, "hit": hit}, rounds=2, warmups=0)
+    turns = {"miss": miss, "prepare": other_node, "hit": hit}
+    took = in_turn(
+        {name: partial(seconds_of_one, run) for name, run in turns.items()}, rounds=2, warmups=0
+    )
     made[-1].close()
     return Row(
         name=f"first token after {len(prompt) - 40} tokens of text, tiny-deepseek",

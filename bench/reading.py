@@ -1,6 +1,6 @@
 """The bound of whatever waits for memory: all threads read as many bytes once, as fast as they can.
 
-torch's sum reads at one place a thread, and memory gave a third more to four: so that this is a
+torch's sum reads at one place a thread, and memory gives more to four: so that this is a
 bound, it is C++ in the manner of the kernels, in huge pages as they are.
 """
 

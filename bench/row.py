@@ -43,7 +43,20 @@ def interleaved(
 
 
 def seconds_of(run: Callable[[], object]) -> float:
-    """Return how long `run` took."""
+    """Return how long a call of `run` takes: the mean of as many in a row as fill a moment.
+
+    After a pause a short one alone would show how long Python takes to be back in the caches.
+    """
+    since, calls = time.perf_counter(), 0
+    while True:
+        run()
+        calls += 1
+        if (took := time.perf_counter() - since) >= PAUSE_S:
+            return took / calls
+
+
+def seconds_of_one(run: Callable[[], object]) -> float:
+    """Return how long one call takes, where a second one would find what the first has left."""
     since = time.perf_counter()
     run()
     return time.perf_counter() - since

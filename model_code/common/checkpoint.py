@@ -13,7 +13,7 @@ from model_code.common.errors import WeightsError
 from model_code.common.quantize import Quantizable
 from model_code.common.tensor_names import Same, Source, sources
 
-_CHECKED = 1 << 20  # numbers whose sum is looked at
+_CHECKED = 1 << 20  # numbers whose sum is looked at, or a row's
 
 
 class Rows(NamedTuple):
@@ -71,11 +71,6 @@ def tensor_names(decoder: Decoder) -> set[str]:
     return {source.name for source in all_sources(decoder)}
 
 
-def _sum(some: Tensor) -> Tensor:
-    """Add up numbers: one pass, and no mask in memory. torch makes floats of all of them first."""
-    return some.sum(dtype=torch.float32)
-
-
 def fill(source: Source, given: Tensor | Rows) -> None:
     """Copy a checkpoint's tensor to its place. Raises WeightsError if it does not fit there."""
     expected = source.order.theirs(torch.empty_like(source.place, device="meta")).shape
@@ -93,5 +88,14 @@ def fill(source: Source, given: Tensor | Rows) -> None:
             row += len(piece)
     else:
         source.place.copy_(source.order.ours(torch.cat([*given.pieces])))
-    if not all(_sum(some).isfinite() for some in source.place.flatten().split(_CHECKED)):
+    if not _finite(source.place):
         raise WeightsError(f"{source.name} holds values that are not finite")
+
+
+def _finite(place: Tensor) -> bool:
+    """Whether all numbers are: by sums, which need no mask in memory.
+
+    Some rows at a time, since torch makes floats of all that it adds up.
+    """
+    rows = max(1, _CHECKED * len(place) // max(1, place.numel()))
+    return all(bool(some.sum(dtype=torch.float32).isfinite()) for some in place.split(rows))

@@ -1,7 +1,8 @@
 """Memory in pages of 2 MB: whoever reads weights or caches out of memory looks up fewer pages.
 
-Linux gives such pages to whom asks ("madvise" in /sys/kernel/mm/transparent_hugepage/enabled, which
-is what Amazon Linux and most others have), https://docs.kernel.org/admin-guide/mm/transhuge.html
+Where /sys/kernel/mm/transparent_hugepage/enabled says "madvise", Linux gives them to whom asks:
+https://docs.kernel.org/admin-guide/mm/transhuge.html. Fleets' nodes are set to "always" (boot.sh);
+containers, endpoints and a developer's machine are as their owner has them.
 """
 
 import ctypes

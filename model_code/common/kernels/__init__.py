@@ -117,8 +117,12 @@ def visit(
         ValueError: Shapes, dtypes or layout are not these, or a choice is no expert.
     """
     x_TD, choices_TK = x_TD.contiguous(), choices_TK.contiguous()
-    count, inner = check_visit(x_TD, choices_TK, gate_up, down, low=low)
     (tokens, width), chosen = x_TD.shape, choices_TK.shape[-1]
+    check(x_TD, torch.float32, (tokens, width))
+    check(choices_TK, torch.int64, (tokens, chosen))
+    count, inner = check_experts(gate_up, down, width)
+    if tokens and not low <= int(choices_TK.min()) <= int(choices_TK.max()) < count:
+        raise ValueError(f"an expert is chosen that is not one of 0 to {count - 1}")
     check(results_TKD, torch.float32, (tokens, chosen, width))
     library = loaded()
     if library is None:
@@ -129,19 +133,6 @@ def visit(
         *(*_pointers(gate_up), *_pointers(down), results_TKD.data_ptr()),
         *(tokens, chosen, count, width, inner, torch.get_num_threads()),
     )
-
-
-def check_visit(
-    x_TD: Tensor, choices_TK: Tensor, gate_up: Weight, down: Weight, *, low: int
-) -> tuple[int, int]:
-    """Refuse what `visit` does not take, and return how many experts there are, and F."""
-    tokens, width = x_TD.shape
-    check(x_TD, torch.float32, (tokens, width))
-    check(choices_TK, torch.int64, (tokens, choices_TK.shape[-1]))
-    count, inner = check_experts(gate_up, down, width)
-    if tokens and not low <= int(choices_TK.min()) <= int(choices_TK.max()) < count:
-        raise ValueError(f"an expert is chosen that is not one of 0 to {count - 1}")
-    return count, inner
 
 
 def inputs_of(weight: Weight) -> int:

@@ -2,7 +2,7 @@
 //
 // Letters: R rows, O outputs. A tile of R x O sums stays in registers, so a weight is read from
 // memory once for all rows of the tile. Its outputs lie `apart` from each other, so that several
-// places are read at a time: memory gives a third more than for one place, whose next numbers the
+// places are read at a time: memory gives more than for one place, whose next numbers the
 // CPU fetches up to the end of a page.
 
 #pragma once

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from model_code.common import gguf_tensors
+from model_code.common import checkpoint, gguf_tensors
 from model_code.common.architecture import parse
 from model_code.common.attention import KVCache, Span, grouped_attention
 from model_code.common.batch import PREFILL_CHUNK, Batch, Sequence
@@ -25,6 +25,7 @@ from model_code.common.gguf_model import architecture_of, find_gguf
 from model_code.common.gguf_tensors import GGUFTensors
 from model_code.common.linear import Linear
 from model_code.common.sampling import Sampler
+from model_code.common.tensor_names import Source
 from tests.model_code.gguf_file import gguf
 from tests.model_code.oracle import transformers_model
 
@@ -285,6 +286,19 @@ def test_fails_when_a_tensor_is_misshapen_and_names_it() -> None:
 def test_fails_when_weights_are_not_finite(value: float) -> None:
     with pytest.raises(WeightsError, match=r"norm.weight holds values that are not finite"):
         broken(**{"model.norm.weight": torch.full((48,), value)})()
+
+
+@pytest.mark.parametrize("at", [0, 4, 9])
+def test_one_number_that_is_not_finite_is_found_in_any_piece(
+    at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_CHECKED", 9)  # three rows of three
+    place = torch.zeros(10, 6, dtype=torch.bfloat16)[:, ::2]
+    given = torch.zeros(10, 3)
+    checkpoint.fill(Source("w", place), given)
+    given[at, 2] = torch.nan
+    with pytest.raises(WeightsError, match="w holds values that are not finite"):
+        checkpoint.fill(Source("w", place), given)
 
 
 def test_fails_when_the_context_needs_rope_that_changes_on_the_way() -> None:
