@@ -24,6 +24,16 @@ def controller(tmp_path: Path) -> Node:
     return Node(tmp_path, "controller")
 
 
+@pytest.fixture(scope="module")
+def without_slurm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A controller that knows of a job, and whose Slurm does not answer."""
+    node = Node(tmp_path_factory.mktemp("controller"), "controller")
+    assert node.run().returncode == 0
+    (node.root / "fsx/jobs/7.json").write_text('{"job": 7}')
+    node.program("squeue", "#!/bin/bash\necho 'slurm_load_jobs error: away' >&2; exit 1\n")
+    return node.root
+
+
 def test_a_worker_is_set_up_and_the_second_time_nothing_is_done_again(worker):
     done = worker.run()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -225,11 +235,8 @@ def test_on_eks_a_node_is_only_checked(worker):
 
 @pytest.mark.parametrize("words", [("start", "run", "1", "JOB_STEPS=1"), ("logs", "7", "0"),
                                    ("stop", "7"), ("status",)])  # fmt: skip
-def test_slurm_being_away_is_said_and_is_no_state_of_a_job(controller, words):
-    assert controller.run().returncode == 0
-    (controller.root / "fsx/jobs/7.json").write_text('{"job": 7}')
-    controller.program("squeue", "#!/bin/bash\necho 'slurm_load_jobs error: away' >&2; exit 1\n")
-    env = {"PATH": f"{controller.root}/bin:/usr/bin:/bin", "ISOMORPH_ROOT": str(controller.root)}
+def test_slurm_being_away_is_said_and_is_no_state_of_a_job(without_slurm, words):
+    env = {"PATH": f"{without_slurm}/bin:/usr/bin:/bin", "ISOMORPH_ROOT": str(without_slurm)}
     done = subprocess.run(
         ["bash", str(SCRIPTS / "job.sh"), *words], env=env, capture_output=True, text=True,
         check=False,

@@ -31,28 +31,32 @@ known() { # job id
   [ -f "$JOBS/$1.json" ] || fail "there is no job $1 on $ISOMORPH_CLUSTER; isomorph status shows the jobs"
 }
 
-# What Slurm says of a job that it still knows, else what the job itself has noted at its end. While
-# it is COMPLETING nobody knows whether it has ended or goes back into the queue.
-state() { # job id
-  local queued
-  if ! queued="$(squeue --noheader --jobs "$1" --format %T 2>&1)"; then
-    [[ "$queued" = *"Invalid job id"* ]] || fail "Slurm does not answer: $(tail -n 1 <<<"$queued")"
-    queued=""
-  fi
-  case "$queued" in
-    PENDING | CONFIGURING) echo pending ;;
-    "") python3 - "$JOBS/$1.state" <<'PYTHON'
-import json, sys
-try:
-    with open(sys.argv[1], encoding="utf-8") as file:
-        found = json.load(file)["state"]
-except (OSError, ValueError, KeyError):
-    found = "stopped"  # Slurm has let it go before it began
-print("lost" if found == "running" else found)
+# What Slurm says of jobs that it still knows, else what each has noted at its end. While one is
+# COMPLETING nobody knows whether it has ended or goes back into the queue.
+tell() { # the row of each, or its state alone; files of jobs
+  local what="$1" queue
+  shift
+  # Slurm is asked once for all: a cluster may have seen thousands of jobs.
+  queue="$(squeue --noheader --format '%i %T' 2>&1)" || fail "Slurm does not answer: $(tail -n 1 <<<"$queue")"
+  python3 - "$what" "$@" 4<<<"$queue" <<'PYTHON'
+import json, pathlib, sys
+what, *files = sys.argv[1:]
+with open(4, encoding="utf-8") as file:
+    queue = {words[0]: words[-1] for words in map(str.split, file) if words}
+for path in map(pathlib.Path, files):
+    slurms = queue.get(path.stem)
+    if slurms in ("PENDING", "CONFIGURING"):
+        state = "pending"
+    elif slurms:
+        state = "running"
+    else:
+        try:
+            noted = json.loads(path.with_suffix(".state").read_text("utf-8"))["state"]
+        except (OSError, ValueError, KeyError):
+            noted = "stopped"  # Slurm has let it go before it began
+        state = "lost" if noted == "running" else noted
+    print(state if what == "state" else json.dumps(json.loads(path.read_text("utf-8")) | {"state": state}))
 PYTHON
-      ;;
-    *) echo running ;;
-  esac
 }
 
 start() { # name nodes, then NAME=VALUE for train.sh
@@ -79,20 +83,16 @@ PYTHON
 }
 
 status() {
-  local file id now
-  for file in "$JOBS"/*.json; do
-    [ -f "$file" ] || continue
-    id="$(basename "$file" .json)"
-    now="$(state "$id")"
-    python3 -c 'import json, sys; print(json.dumps(json.load(open(sys.argv[1])) | {"state": sys.argv[2]}))' "$file" "$now"
-  done
+  local files=("$JOBS"/*.json) # before Slurm is asked: it knows all of these
+  [ -f "${files[0]}" ] || return 0
+  tell row "${files[@]}"
 }
 
 # Part of a job's log from a byte on, with its state: {"state", "next", "text"}.
 logs() { # job id, first byte
   local now
   known "$1"
-  now="$(state "$1")" # before the log is read: when it has ended, the log is whole
+  now="$(tell state "$JOBS/$1.json")" # before the log is read: when it has ended, the log is whole
   python3 - "$SHARED/logs/$1.log" "$2" "$MOST_BYTES" "$now" <<'PYTHON'
 import json, sys
 path, first, most, state = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
@@ -110,7 +110,7 @@ PYTHON
 stop() { # job id
   known "$1"
   local now
-  now="$(state "$1")"
+  now="$(tell state "$JOBS/$1.json")"
   case "$now" in
     pending) as_user scancel "$1" ;;
     running)

@@ -129,17 +129,9 @@ PYTHON
 PENDING="$ROOT/var/log/provision/markers"
 SENT=0
 marker() { # phase, state, what was said
-  local now
-  now="$(date +%s%3N)"
   echo "phase $1: $2${3:+: $3}"
   [ -n "${ISOMORPH_NODE_ID:-}" ] || return 0
-  python3 - "$now" "$1" "$2" "${3:-}" >>"$PENDING" <<'PYTHON'
-import json, os, sys
-now, phase, state, said = sys.argv[1:]
-told = {"event": "phase", "phase": phase, "state": state, "said": said}
-told |= {name.lower(): os.environ[f"ISOMORPH_{name}"] for name in ("CLUSTER", "NODE_GROUP", "NODE_ID", "NODE_TYPE")}
-print(json.dumps({"timestamp": int(now), "message": json.dumps(told)}))
-PYTHON
+  printf '%s\0' "$(date +%s%3N)" "$1" "$2" "${3:-}" >>"$PENDING"
   if [ $((SECONDS - SENT)) -ge 15 ]; then
     SENT=$SECONDS
     send_markers >/dev/null 2>&1 &
@@ -151,9 +143,18 @@ send_markers() {
   (
     flock 9
     [ -s "$PENDING" ] || exit 0
-    python3 -c 'import json, sys; print(json.dumps([json.loads(line) for line in sys.stdin]))' \
-      <"$PENDING" >"$PENDING.json"
-    : >"$PENDING"
+    mv "$PENDING" "$PENDING.sent" # what is marked from now on goes with the next call
+    python3 - "$PENDING.sent" >"$PENDING.json" <<'PYTHON'
+import json, os, sys
+with open(sys.argv[1], encoding="utf-8", errors="replace") as file:
+    words = file.read().split("\0")[:-1]
+node = {name.lower(): os.environ[f"ISOMORPH_{name}"] for name in ("CLUSTER", "NODE_GROUP", "NODE_ID", "NODE_TYPE")}
+rows = []
+for now, phase, state, said in zip(*[iter(words)] * 4):
+    told = {"event": "phase", "phase": phase, "state": state, "said": said}
+    rows.append({"timestamp": int(now), "message": json.dumps(told | node)})
+print(json.dumps(rows))
+PYTHON
     stream="lifecycle/$ISOMORPH_NODE_GROUP/$ISOMORPH_NODE_ID"
     [ -f "$PENDING.stream" ] ||
       aws logs create-log-stream --log-group-name "$ISOMORPH_LOG_GROUP" --log-stream-name "$stream" 2>/dev/null || true
