@@ -125,6 +125,8 @@ def _daemons(head: "Node", slurm: Slurm, spool: Path) -> list[str]:
         "SlurmctldPidFile": head.folder / "run/slurmctld.pid",
         "SlurmdPidFile": head.folder / "run/slurmd.pid",  # of each node's own root folder
         "SlurmdSpoolDir": f"{spool}/%n",  # has sockets, whose paths must be short
+        # A job that waits for a time, and not for an event, is looked at after 30 s by default.
+        "SchedulerParameters": "batch_sched_delay=0,bf_interval=1,sched_interval=1",
         "SlurmdTimeout": 30,
         "ProctrackType": "proctrack/linuxproc",
         "TaskPlugin": "task/none",

@@ -27,12 +27,15 @@ def free_port() -> int:
 
 
 def until(look: Callable[[], Found | None], what: str, seconds: float = 20) -> Found:
-    """Look again and again until there is something to see."""
+    """Look again and again until there is something to see; half of the time at most."""
     deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"{what} did not happen in {seconds} s"
-        time.sleep(0.1)
-    return found
+    while True:
+        begun = time.monotonic()
+        if found := look():
+            return found
+        now = time.monotonic()
+        assert now < deadline, f"{what} did not happen in {seconds} s"
+        time.sleep(max(0.1, now - begun))
 
 
 def alive(pid: int) -> bool:
