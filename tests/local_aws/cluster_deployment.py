@@ -157,6 +157,12 @@ class Deployment:
         self.emulator.begin(self.name, self.template(self.put()))
         return self.emulator.settled(self.name, 120)
 
+    def change(self) -> str:
+        """Update the stack to as many workers as are wanted now."""
+        uri = f"s3://{BUCKET}/lifecycle/{self.name}"
+        self.emulator.begin(self.name, self.template(uri), update=True)
+        return self.emulator.settled(self.name, 120)
+
     def nodes(self) -> list[dict[str, Any]]:
         found = self.emulator.running.nodes()
         return [row for row in found if row["cluster"] == self.name]

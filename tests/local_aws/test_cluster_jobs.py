@@ -1,4 +1,7 @@
-"""Real jobs on a cluster: on Debian's Slurm, and on the stand-in for where there is none."""
+"""A cluster whose nodes run our real lifecycle scripts, and real jobs on it.
+
+On Debian's Slurm, and on the stand-in for where there is none.
+"""
 
 import json
 import os
@@ -9,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from local_aws import daemon, slurm
 from local_aws.clusters.slurm.keeper import descendants
@@ -18,6 +22,7 @@ from tests.local_aws.conftest import Emulator, alive, free_port, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 on_slurm = pytest.mark.parametrize("emulator", ["slurm"], indirect=True)
+on_the_stand_in = pytest.mark.parametrize("emulator", ["stand-in"], indirect=True)
 
 
 def debian() -> str:
@@ -41,8 +46,14 @@ def emulator(
 
 @pytest.fixture(scope="module")
 def deployed(emulator: Emulator) -> Deployment:
+    """A cluster whose group of workers has grown from one to two."""
     deployment = Deployment(emulator)
+    deployment.workers = 1
     assert deployment.create() == "CREATE_COMPLETE", emulator.failure(NAME)
+    before = {row["id"] for row in deployment.nodes()}
+    deployment.workers = 2
+    assert deployment.change() == "UPDATE_COMPLETE", emulator.failure(NAME)
+    assert before < {row["id"] for row in deployment.nodes()}
     until(lambda: deployment.up() == 2, "the nodes in Slurm")
     return deployment
 
@@ -59,6 +70,92 @@ def test_the_scripts_did_what_each_kind_of_node_needs(deployed):
     assert (worker / "fsx/checkpoints").samefile(controller / "fsx/checkpoints")
     wanted = [f"dev* {row['name']} idle" for row in deployed.nodes() if row["group"] == "workers"]
     until(lambda: deployed.sinfo(cli=True) == wanted, "the nodes in Slurm")
+
+
+def test_nodes_are_listed_with_their_state(deployed):
+    sagemaker = deployed.emulator.client("sagemaker")
+    found = sagemaker.describe_cluster(ClusterName=NAME)
+    assert found["ClusterStatus"] == "InService"
+    assert {row["InstanceGroupName"]: row["CurrentCount"] for row in found["InstanceGroups"]} == {
+        "controller": 1,
+        "workers": 2,
+    }
+    [workers] = [row for row in found["InstanceGroups"] if row["InstanceGroupName"] == "workers"]
+    assert workers["CapacityRequirements"] == {"OnDemand": {}}
+    assert workers["NetworkInterface"] == {"InterfaceType": "efa"}
+    rows = sagemaker.list_cluster_nodes(ClusterName=found["ClusterArn"])["ClusterNodeSummaries"]
+    assert [row["InstanceStatus"]["Status"] for row in rows] == ["Running"] * 3
+    [mine] = sagemaker.list_clusters(NameContains="local-moe-0")["ClusterSummaries"]
+    assert mine["ClusterArn"] == found["ClusterArn"]
+    node = sagemaker.describe_cluster_node(ClusterName=NAME, NodeId=rows[0]["InstanceId"])
+    assert node["NodeDetails"]["InstanceGroupName"] == "controller"
+
+
+def test_every_phase_is_marked_in_cloudwatch(deployed):
+    logs = deployed.emulator.client("logs")
+    events = [
+        json.loads(event["message"])
+        for event in logs.filter_log_events(logGroupName=f"/{NAME}")["events"]
+    ]
+    worker = [event for event in events if event["node_type"] == "compute"]
+    ended = {event["phase"] for event in worker if event["state"] == "done"}
+    assert ended == {"check", "file-system", "code", "slurm", "all"}
+    assert {event["cluster"] for event in events} == {NAME}
+    arn = deployed.emulator.client("sagemaker").describe_cluster(ClusterName=NAME)["ClusterArn"]
+    theirs = f"/aws/sagemaker/Clusters/{NAME}/{arn.rpartition('/')[2]}"
+    streams = logs.describe_log_streams(logGroupName=theirs)["logStreams"]
+    names = sorted(stream["logStreamName"].rpartition("/")[0] for stream in streams)
+    assert names == [f"LifecycleConfig/{each}" for each in ("controller", "workers", "workers")]
+
+
+@on_the_stand_in
+def test_the_scripts_run_again_without_harm(deployed):
+    for name in ("controller", "workers"):
+        root = deployed.node(name)
+        before = {path: (root / path).read_bytes() for path in (
+            "etc/isomorph/cluster.env", "etc/isomorph/node.env", "proc/mounts",
+            *(["opt/slurm/etc/slurm.conf"] if name == "controller" else
+              ["etc/systemd/system/slurmd.service", "opt/isomorph/venv/made-of"]),
+        )}  # fmt: skip
+        inode = (root / "opt/isomorph/code").stat().st_ino
+        said = deployed.run("bash -c 'cd \"$ISOMORPH_ROOT/opt/ml/lifecycle\" && bash on_create.sh'",
+                            group=name)  # fmt: skip
+        assert said.splitlines()[-1].endswith("phase all: done"), said
+        assert "code is there already" in said
+        assert {path: (root / path).read_bytes() for path in before} == before
+        assert (root / "opt/isomorph/code").stat().st_ino == inode
+    assert len(deployed.sinfo()) == 2
+
+
+def test_what_is_put_into_the_bucket_is_in_the_file_system_and_back(deployed):
+    s3 = deployed.emulator.client("s3")
+    outputs = deployed.emulator.client("cloudformation").describe_stacks(StackName=NAME)
+    bucket = {row["OutputKey"]: row["OutputValue"] for row in outputs["Stacks"][0]["Outputs"]}[
+        "Data"
+    ]
+    s3.put_object(Bucket=bucket, Key="data/other/text/one.txt", Body=b"first")
+    file = deployed.node("workers") / "fsx/data/other/text/one.txt"
+    until(lambda: file.exists() and file.read_bytes() == b"first", "the import")
+    (file.parent / "two.txt").write_bytes(b"second")
+
+    def there() -> bool:
+        keys = [row["Key"] for row in s3.list_objects_v2(Bucket=bucket)["Contents"]]
+        return "data/other/text/two.txt" in keys
+
+    until(there, "the export")
+    s3.delete_object(Bucket=bucket, Key="data/other/text/one.txt")
+    until(lambda: not file.exists(), "the removal")
+
+
+def test_a_session_is_for_one_command_of_one_node(deployed):
+    ssm = deployed.emulator.client("ssm")
+    with pytest.raises(ClientError, match="TargetNotConnected"):
+        ssm.start_session(Target="sagemaker-cluster:abcdefghijkl_workers-i-00000000000000000")
+    arn = deployed.emulator.client("sagemaker").describe_cluster(ClusterName=NAME)["ClusterArn"]
+    row = deployed.nodes()[0]
+    target = f"sagemaker-cluster:{arn.rpartition('/')[2]}_{row['group']}-{row['id']}"
+    with pytest.raises(ClientError, match="InvalidDocument"):
+        ssm.start_session(Target=target, DocumentName="SSM-SessionManagerRunShell")
 
 
 def test_a_job_runs_on_both_nodes_and_is_done(deployed):
@@ -208,23 +305,18 @@ def test_a_job_that_cannot_be(deployed, words, said):
     assert said in deployed.job(*quoted)[0]["said"]
 
 
-def test_a_group_grows_and_shrinks(deployed):
-    deployed.workers = 3
-    uri = f"s3://{BUCKET}/lifecycle/{NAME}"
-    before = {row["id"] for row in deployed.nodes()}
-    deployed.emulator.begin(NAME, deployed.template(uri), update=True)
-    assert deployed.emulator.settled(NAME, 120) == "UPDATE_COMPLETE"
-    assert before < {row["id"] for row in deployed.nodes()}
-    until(lambda: deployed.up() == 3, "the third worker")
-    deployed.workers = 2
-    assert deployed.emulator.update(NAME, deployed.template(uri)) == "UPDATE_COMPLETE"
-    assert {row["id"] for row in deployed.nodes()} == before
+def test_a_group_that_has_grown_shrinks_to_the_nodes_that_it_had(deployed):
+    [first, _] = [row["id"] for row in deployed.nodes() if row["group"] == "workers"]
+    deployed.workers = 1
+    assert deployed.change() == "UPDATE_COMPLETE"
+    assert [row["id"] for row in deployed.nodes() if row["group"] == "workers"] == [first]
+    until(lambda: len(deployed.sinfo()) == deployed.up() == 1, "the end of the second worker")
 
 
 def test_deleting_the_stack_ends_every_process_of_its_nodes(deployed):
-    deployed.submit("left", steps="600")
+    deployed.submit("left", steps="600", nodes=1)
     ranks = deployed.node("workers") / "fsx/checkpoints/left"
-    until(lambda: len(list(ranks.glob("rank-*.json"))) == 2, "the ranks", 30)
+    until(lambda: list(ranks.glob("rank-*.json")), "the rank", 30)
     pids = [json.loads(path.read_text())[0] for path in ranks.glob("rank-*.json")]
     pids += [int((Path(row["folder"]) / "run/init.pid").read_text()) for row in deployed.nodes()]
     s3 = deployed.emulator.client("s3")
