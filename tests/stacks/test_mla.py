@@ -10,6 +10,7 @@ from config import ConfigError  # isort: skip
 from stacks.mla import MlaSettings  # isort: skip
 from stacks.mla_cache import CacheLoad, CacheSettings  # isort: skip
 from tests.stacks.fleet_reader import FLEET_TRACE, data, env_line  # isort: skip
+from tests.stacks.together import Together  # isort: skip
 
 CACHE, USER = "AWS::ElastiCache::ReplicationGroup", "AWS::ElastiCache::User"
 PARAMETERS = "AWS::ElastiCache::ParameterGroup"
@@ -91,6 +92,17 @@ def everything(synthesize):
     return synthesize(None, mla={name: given for name, (given, _, _) in TRACE.items()})["mla"]
 
 
+@pytest.fixture(scope="module")
+def sections(synthesize):
+    return Together(
+        {name: {name.partition(".")[0]: given} for name, (given, _, _) in INSIDE.items()},
+        lambda given: synthesize(None, mla=given)["mla"],
+        apart=("cache.access", "cache.tls", "cache.failover",
+               "load.concurrent", "load.context", "load.output"),
+        kind=lambda given: given.get("cache", {}).get("kind"),
+    )  # fmt: skip
+
+
 def test_every_setting_is_followed():
     assert {*TRACE, "cache", "load"} == set(MlaSettings.model_fields)
     inside = {"cache": CacheSettings, "load": CacheLoad}
@@ -106,10 +118,9 @@ def test_setting_reaches_the_template(everything, name):
 
 
 @pytest.mark.parametrize("name", INSIDE)
-def test_setting_of_a_section_reaches_the_template(synthesize, name):
-    given, read, expected = INSIDE[name]
-    template = synthesize(None, mla={name.partition(".")[0]: given})["mla"]
-    assert read(template) == expected
+def test_setting_of_a_section_reaches_the_template(sections, name):
+    _, read, expected = INSIDE[name]
+    assert read(sections[name]) == expected
 
 
 def test_every_setting_says_what_it_is():
