@@ -139,10 +139,10 @@ def test_sigterm_finishes_what_runs_refuses_what_comes_and_exits_with_0(
     server = start_server(SLOTS=2, METRIC_NAMESPACE="", LOG_GROUP="")
     server.wait_until_ready()
     lines: list[list[str]] = [[], []]
-    threads = [stream_in_thread(server, 150, out) for out in lines]
+    threads = [stream_in_thread(server, 80, out) for out in lines]
     server.process.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
-    health = server.get("/health")
+    while (health := server.get("/health")).status_code == 200:
+        time.sleep(0.01)
     assert (health.status_code, health.json()) == (503, {"status": "draining"})
     refused = server.post("/v1/completions", prompt="x")
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
