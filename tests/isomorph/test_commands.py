@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from isomorph.__main__ import COMMANDS
+from isomorph.__main__ import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,9 +82,9 @@ def test_every_command_takes_json(name: str) -> None:
     words = [name, "push"] if name == "weights" else [name]
     words += ["refresh"] if name == "prices" else []
     words += ["search"] if name == "plans" else []
-    done = isomorph(*words, "--help")
-    assert done.returncode == 0, done.stderr
-    assert "--json" in done.stdout
+    done = CliRunner().invoke(cli, [*words, "--help"])
+    assert done.exit_code == 0, done.output
+    assert "--json" in done.output
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -94,24 +94,24 @@ def test_cloudformations_own_validation_fails_the_synthesis(wheels, tmp_path):
     assert "does not match pattern" in done.stdout + done.stderr
 
 
-@pytest.fixture
-def local(wheels):
+@pytest.fixture(scope="module")
+def refusal(wheels):
+    """What the synthesis says of a bucket and a log group that are open."""
     app = build({**FLAGS, "env": "local"}, wheels)
-    return app, app.node.find_child("local").node.find_child("gqa")
-
-
-def test_cdk_nag_fails_the_synthesis(local):
-    app, stack = local
-    s3.CfnBucket(stack, "Open")
-    with pytest.raises(RuntimeError, match=r"AwsSolutions-S1"):
+    stack = app.node.find_child("local").node.find_child("gqa")
+    s3.CfnBucket(stack, "OpenBucket")
+    logs.CfnLogGroup(stack, "OpenLogs", retention_in_days=30)
+    with pytest.raises(RuntimeError) as caught:
         app.synth()
+    return str(caught.value)
 
 
-def test_our_own_rules_fail_the_synthesis(local):
-    app, stack = local
-    logs.CfnLogGroup(stack, "Open", retention_in_days=30)
-    with pytest.raises(RuntimeError, match="Isomorph::LogGroups"):
-        app.synth()
+def test_cdk_nag_fails_the_synthesis(refusal):
+    assert "AwsSolutions-S1" in refusal
+
+
+def test_our_own_rules_fail_the_synthesis(refusal):
+    assert "Isomorph::LogGroups" in refusal
 
 
 def test_findings_are_acknowledged_on_single_resources_with_a_reason(shipped, assembly_of_shipped):
