@@ -1,7 +1,8 @@
 """Run in a venv with the SageMaker SDK: makes what a template asks for with the SDK's resources.
 
-Reads {"Model": {...}, "EndpointConfig": {...}, "Endpoint": {...}} and prints the requests that the
-SDK's own classes made of them, each checked by their types and by botocore.
+Reads a list of {"Model": {...}, "EndpointConfig": {...}, "Endpoint": {...}} and prints for each the
+requests that the SDK's own classes made of them, each checked by their types and by botocore, or
+{"refused": why}.
 """
 
 import contextlib
@@ -65,6 +66,12 @@ def create(kind: str, properties: dict[str, Any]) -> dict[str, Any]:
     return sent
 
 
+def attempt(wanted: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return {kind: create(kind, given) for kind, given in wanted.items()}
+    except Exception as error:  # the types', botocore's or a class's own
+        return {"refused": f"{type(error).__name__}: {error}"}
+
+
 if __name__ == "__main__":
-    wanted = json.load(sys.stdin)
-    print(json.dumps({kind: create(kind, given) for kind, given in wanted.items()}))
+    print(json.dumps([attempt(wanted) for wanted in json.load(sys.stdin)]))
