@@ -1,5 +1,8 @@
-"""What all tests share: who goes first, and how patient generated tests are."""
+"""What all tests share: who goes first, how patient generated tests are, what boto3 has read."""
 
+import functools
+
+import botocore.session
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -47,6 +50,9 @@ LONGEST = (
 # A machine that is busy is no reason to fail.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+# Each session of boto3 reads the descriptions of its services, megabytes of JSON; tests make many.
+botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
