@@ -27,7 +27,6 @@ LONGEST = (
     "stacks/test_sagemaker_sdk.py",
     "model_code/test_boot.py",
     "constructs_lib/test_function_code.py",
-    "local_aws/test_clusters.py",
     "stacks/test_gates.py",
     "model_code/test_serve.py",
     "model_code/test_lifecycle.py",

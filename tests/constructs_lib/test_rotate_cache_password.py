@@ -72,22 +72,16 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
-@pytest.fixture(scope="module")
-def session() -> boto3.Session:
-    """One for all tests: each would read the descriptions of the services anew."""
-    return boto3.Session("test", "test", region_name="us-east-1")
-
-
 @pytest.fixture(params=["user", "token"])
 def cache(
-    request: pytest.FixtureRequest,
-    authority: Authority,
-    session: boto3.Session,
-    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FakeCache]:
     fake = FakeCache(authority)
     trusted: Path = authority.trusted
     for name, value in {
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
         "ISOMORPH_CACHE_USER": "test-node" if request.param == "user" else "",
         "ISOMORPH_CACHE_GROUP": "test-group",
         "ISOMORPH_CACHE_HOST": "localhost",
@@ -97,10 +91,9 @@ def cache(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(index.time, "sleep", lambda _: None)
     with mock_aws():
+        real = boto3.client
         monkeypatch.setattr(
-            index.boto3,
-            "client",
-            lambda name: fake if name == "elasticache" else session.client(name),
+            index.boto3, "client", lambda name: fake if name == "elasticache" else real(name)
         )
         yield fake
     fake.close()
