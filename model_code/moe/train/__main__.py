@@ -90,8 +90,8 @@ def _train(given: argparse.Namespace, recipe: Recipe) -> int:
         if getattr(given, name) is None:
             raise TrainingError(f"--{name} is missing; only --dry-run does without")
     with kept():
-        if "RANK" in os.environ:  # FSDP would import it at its first step
-            import torch._dynamo
+        if "RANK" in os.environ:
+            import torch._dynamo  # noqa: F401  FSDP would import it at its first step
 
         from model_code.moe.train.ranks import join
         from model_code.moe.train.run import train

@@ -17,7 +17,7 @@ from typing import Any
 from model_code.common.imports import kept
 
 with kept():
-    import torch._dynamo  # or FSDP imports it in every rank
+    import torch._dynamo  # noqa: F401  or FSDP imports it in every rank
 
     from model_code.moe.train.experts import mixtures
     from model_code.moe.train.parallel import local

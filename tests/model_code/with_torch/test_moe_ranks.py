@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(data: Path, folder: Path) -> list[list[dict[str, Any]]]:
-    """What ranks found: two, then four, then two again; the runs of the first in their tests' order."""
+    """What two ranks found, in the order of the tests, then four, and then two again."""
     stop = _stopped_after_two(data, folder / "from one")
     plain = {"data": str(data), "steps": STEPS}
     recipe = {"micro_batch": 2, "expert_parallel": 2, "warm_up": 9}
