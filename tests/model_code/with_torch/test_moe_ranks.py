@@ -50,7 +50,11 @@ def found(data: Path, folder: Path) -> list[list[dict[str, Any]]]:
             plain | {"training": {"micro_batch": 4}, "weights": str(folder)},
             two_four | {"steps": 3},
         ]),
-        (4, [two_four | {"steps": 5}, four_two | {"steps": 3}]),
+        (4, [
+            two_four | {"steps": 5},
+            four_two | {"steps": 3},
+            plain | {"training": {"expert_parallel": 4}},
+        ]),
         (2, [four_two | {"steps": 5}]),
     )  # fmt: skip
 
@@ -87,6 +91,13 @@ def test_ranks_that_share_all_parameters_train_as_one(
 def test_ranks_that_share_experts_train_as_one(two: list[dict[str, Any]], alone: Trained) -> None:
     assert two[1]["losses"] == close(alone.losses)
     assert two[1]["experts"] == [4, 32, 32]
+
+
+def test_four_ranks_that_share_experts_train_as_one(
+    found: list[list[dict[str, Any]]], alone: Trained
+) -> None:
+    assert found[1][2]["losses"] == close(alone.losses)
+    assert found[1][2]["experts"] == [2, 32, 32]
 
 
 def test_two_ranks_go_on_where_one_stopped(two: list[dict[str, Any]], alone: Trained) -> None:
@@ -133,7 +144,7 @@ def test_several_ranks_do_not_begin_with_weights(two: list[dict[str, Any]]) -> N
 def test_a_run_goes_on_with_another_number_of_ranks(
     found: list[list[dict[str, Any]]], data: Path, to: int
 ) -> None:
-    (*_, begun), (ended, begun_by_four), (ended_by_two,) = found
+    (*_, begun), (ended, begun_by_four, _), (ended_by_two,) = found
     if to == 2:
         begun, ended = begun_by_four, ended_by_two
     assert len(begun["losses"]) == 3
