@@ -6,6 +6,7 @@ Prompts are read in chunks with a cache of windows on both sides, so that memory
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from bench import gemma
 from bench.row import Row
+from model_code.common.decoder import Decoder
 from model_code.common.span import Span
 
 TOKENS, TEXT = 32_768, 8192
@@ -41,7 +43,9 @@ class Comparison:
 
 def rows(folder: Path, tokens: int = TOKENS) -> Iterator[Row]:
     """Logits and perplexity; the ratio is the tolerance over what was found."""
-    found = compare(folder, tokens=tokens, text=min(TEXT, tokens))
+    text = min(TEXT, tokens)
+    ids = torch.tensor(gemma.tokens(folder, tokens)).view(-1, text)
+    found = compare(gemma.ours(folder, context=text), gemma.theirs(folder), ids)
     name = f"{gemma.NAME}, {tokens:,} tokens of Python's reference, float32"
     yield Row(
         name=f"logits, {name}", ours=f"at most {found.difference:.1e} of the largest apart",
@@ -56,16 +60,15 @@ def rows(folder: Path, tokens: int = TOKENS) -> Iterator[Row]:
 
 
 @torch.inference_mode()
-def compare(folder: Path, *, tokens: int, text: int) -> Comparison:
-    """Read a text in pieces of `text` tokens each with both, chunk by chunk.
+def compare(ours: Decoder, theirs: Any, ids: Tensor) -> Comparison:
+    """Read texts with both, chunk by chunk.
 
     Args:
-        folder: The converted weights.
-        tokens: In all; a multiple of `text`.
-        text: Tokens of one piece.
+        ours: Decodes with float32 activations.
+        theirs: transformers' model, in float32.
+        ids: The texts' tokens, [texts, tokens of each].
     """
-    ours, theirs = gemma.ours(folder, context=text), gemma.theirs(folder)
-    ids = torch.tensor(gemma.tokens(folder, tokens)).view(-1, text)
+    text = ids.shape[1]
     losses = torch.zeros(2, dtype=torch.float64)
     difference = largest = 0.0
     for piece in ids:
@@ -75,13 +78,17 @@ def compare(folder: Path, *, tokens: int, text: int) -> Comparison:
             span = Span(0, torch.tensor([start]), chunk.shape[1])
             found = ours.logits(ours(chunk, our_cache, span))[0]
             expected = theirs(chunk, past_key_values=their_cache, use_cache=True).logits[0]
-            difference = max(difference, float((found - expected).abs().max()))
-            largest = max(largest, float(expected.abs().max()))
             following = piece[start + 1 : start + 1 + chunk.shape[1]]
             losses += torch.stack([_loss(each, following) for each in (found, expected)])
+            largest = max(largest, _largest(expected))
+            difference = max(difference, _largest(found.sub_(expected)))  # half a gigabyte each
     counted = ids.numel() - len(ids)  # nothing follows the last token of a piece
     our_perplexity, their_perplexity = (losses / counted).exp().tolist()
     return Comparison(difference=difference / largest, ours=our_perplexity, theirs=their_perplexity)
+
+
+def _largest(values: Tensor) -> float:
+    return float(torch.linalg.vector_norm(values, float("inf")))
 
 
 def _loss(logits: Tensor, following: Tensor) -> Tensor:

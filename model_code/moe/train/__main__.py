@@ -77,7 +77,8 @@ def _recipe(given: argparse.Namespace) -> Recipe:
 
 
 def _dry_run(given: argparse.Namespace, recipe: Recipe) -> int:
-    from model_code.moe.train.dry_run import weigh
+    with kept():
+        from model_code.moe.train.dry_run import weigh
 
     weight = weigh(recipe, given.ranks)
     print(weight)
@@ -89,6 +90,9 @@ def _train(given: argparse.Namespace, recipe: Recipe) -> int:
         if getattr(given, name) is None:
             raise TrainingError(f"--{name} is missing; only --dry-run does without")
     with kept():
+        if "RANK" in os.environ:
+            import torch._dynamo  # noqa: F401  FSDP would import it at its first step
+
         from model_code.moe.train.ranks import join
         from model_code.moe.train.run import train
         from model_code.moe.train.sinks import announce, sinks
@@ -120,4 +124,9 @@ def _train(given: argparse.Namespace, recipe: Recipe) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Leaving as usual now and then aborts a rank whose run is done: threads of torch are still
+    # there when Python is not. Torchrun would take that for a failure and start all again.
+    os._exit(code)

@@ -21,14 +21,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from model_code.moe.train.data import TOKENIZER
+from model_code.moe.train.optimizer import AdamW
 from model_code.moe.train.ranks import Ranks
 from model_code.moe.train.recipe import TrainingError
 from model_code.moe.train.safe_reader import SafeReader
@@ -243,8 +243,8 @@ def _sync(folder: Path) -> None:
 
 
 def tensors_of(
-    named: Sequence[tuple[str, Tensor]], buffers: Sequence[tuple[str, Tensor]],
-    optimizer: torch.optim.Optimizer,
+    named: Sequence[tuple[str, nn.Parameter]], buffers: Sequence[tuple[str, Tensor]],
+    optimizer: AdamW,
 ) -> Tensors:  # fmt: skip
     """Return what a checkpoint holds: parameters, what the optimizer knows of each, and buffers.
 
@@ -252,6 +252,6 @@ def tensors_of(
     """
     found = {f"model.{name}": tensor.detach() for name, tensor in [*named, *buffers]}
     for name, parameter in named:
-        for key in ("exp_avg", "exp_avg_sq"):
-            found[f"{key}.{name}"] = optimizer.state[parameter][key]
+        found[f"exp_avg.{name}"] = optimizer.mean[parameter]
+        found[f"exp_avg_sq.{name}"] = optimizer.square[parameter]
     return found

@@ -29,7 +29,7 @@ from model_code.moe.train.language_model import (
     named,
     place,
 )
-from model_code.moe.train.optimizer import make_optimizer, rate_of
+from model_code.moe.train.optimizer import AdamW, rate_of
 from model_code.moe.train.parallel import check_ranks, clip, recompute_layers, shard
 from model_code.moe.train.ranks import ALONE, Ranks
 from model_code.moe.train.recipe import Recipe, TrainingError
@@ -103,7 +103,7 @@ class _Run:
         context, seed = recipe.training.context, options.seed
         self.sequences = Sequences(data.shards, tokens=context, seed=seed)
         self.model = self._model()
-        self.optimizer = make_optimizer(self.model, recipe)
+        self.optimizer = AdamW(self.model, recipe.training)
         self.mixtures = list(mixtures(self.model))
         self.checkpoints = self._checkpoints()
         self.step, self.next_sequence = 0, 0
@@ -186,10 +186,7 @@ class _Run:
         return self.ranks.add(torch.cat(parts + [v.double() for v in visits if v is not None]))
 
     def _update(self, visits: Tensor) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate_of(self.step, self.options.steps, self.recipe.training)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.step(rate_of(self.step, self.options.steps, self.recipe.training))
         for each, visits_E in zip(self.mixtures, self._by_mixture(visits), strict=True):
             each.router.correct(visits_E, self.recipe.training.gamma)
         self.options.on_update(self.model.decoder)
@@ -255,8 +252,7 @@ class _Run:
         progress = saved.read_progress(path)
         saved.check_same(path, progress, self._progress())
         saved.read_tensors(path, self._tensors(), self.ranks.files)
-        for state in self.optimizer.state.values():
-            state["step"].fill_(progress.step)
+        self.optimizer.steps = progress.step
         self.step, self.next_sequence = progress.step, progress.sequences
         self.options.announce("resumed", {"step": progress.step, "path": str(path)})
 

@@ -1,51 +1,89 @@
-"""Runs that several processes make together. Each starts this file; `together` starts them all."""
+"""Runs that several processes make together. One process starts this file; each rank forks off it.
 
+So torch is imported once for all of them, a second and a half each. `together` starts it.
+"""
+
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.model_code.conftest import ROOT, free_port
+from model_code.common.imports import kept
 
+with kept():
+    import torch._dynamo  # noqa: F401  or FSDP imports it in every rank
 
-def together(ranks: int, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Make runs one after the other on as many processes; return what the first rank found.
-
-    A run has `data`, `steps`, and what else `train` takes; `training` changes the recipe.
-    """
-    port = str(free_port())
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.model_code.with_torch.moe_ranks", json.dumps(runs)],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1",
-                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
-        )
-        for rank in range(ranks)
-    ]  # fmt: skip
-    try:
-        said = [process.communicate(timeout=200) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * ranks, said
-    found: list[dict[str, Any]] = json.loads(said[0][0].splitlines()[-1])
-    return found
-
-
-def main() -> None:
     from model_code.moe.train.experts import mixtures
     from model_code.moe.train.parallel import local
     from model_code.moe.train.ranks import join
     from model_code.moe.train.recipe import TrainingError
     from model_code.moe.train.run import train
+    from tests.model_code.conftest import ROOT, free_port
     from tests.model_code.with_torch.moe_runs import recipe
 
+Run = dict[str, Any]
+Round = tuple[int, list[Run]]
+
+
+def together(*rounds: Round) -> list[list[dict[str, Any]]]:
+    """Make rounds of runs, one after the other; return what the first rank of each found.
+
+    A round is a number of processes and the runs that they make, one after the other. A run has
+    `data`, `steps`, and what else `train` takes; `training` changes the recipe.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.model_code.with_torch.moe_ranks", json.dumps(rounds)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"},
+        text=True, capture_output=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done
+    lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
+    found: list[list[dict[str, Any]]] = [json.loads(line) for line in lines]
+    assert len(found) == len(rounds), done
+    return found
+
+
+def main(rounds: Sequence[Round]) -> int:
+    """Fork the ranks of each round and wait for them; a rank that fails ends all."""
+    for count, runs in rounds:
+        os.environ |= {"WORLD_SIZE": str(count), "MASTER_PORT": str(free_port())}
+        ranks = {_forked(rank, runs) for rank in range(count)}
+        while ranks:
+            rank, status = os.wait()
+            ranks.remove(rank)
+            if status:
+                return 1
+    return 0
+
+
+def _forked(rank: int, runs: list[Run]) -> int:
+    if child := os.fork():
+        return child
+    # PR_SET_PDEATHSIG: left alone, it would wait for the others for half an hour.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    os.environ["RANK"] = str(rank)
+    code = 1
+    try:
+        _rank(runs)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _rank(runs: list[Run]) -> None:
     ranks = join("cpu")
     found: list[dict[str, Any]] = []
-    for run in json.loads(sys.argv[1]):
+    for run in runs:
         if "checkpoints" in run:
             run["checkpoints"] = Path(run["checkpoints"])
         try:
@@ -64,9 +102,9 @@ def main() -> None:
                        (mixture.router.weight, mixture.experts.down)],
         })  # fmt: skip
     if ranks.first:
-        print(json.dumps(found))
+        print(json.dumps(found), flush=True)
     ranks.leave()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(json.loads(sys.argv[1])))

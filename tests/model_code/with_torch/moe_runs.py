@@ -24,13 +24,16 @@ MODEL: dict[str, Any] = {
     "vocab_size": VOCABULARY,
 }  # fmt: skip
 
+TRAINING: dict[str, Any] = {
+    "context": 16, "batch": 8, "micro_batch": 2, "rate": 0.01, "warm_up": 2, "gamma": 0.01,
+    "balance": 0.01,
+}  # fmt: skip
+
 
 def recipe(*, model: dict[str, Any] | None = None, **training: Any) -> Recipe:
     """Return the model and how it trains; arguments change single fields."""
-    settings = {"context": 16, "batch": 8, "micro_batch": 2, "rate": 0.01, "warm_up": 2,
-                "gamma": 0.01, "balance": 0.01} | training  # fmt: skip
     return Recipe(name="small", source="small.json", model=MODEL | (model or {}),
-                  training=Training(**settings))  # fmt: skip
+                  training=Training(**TRAINING | training))  # fmt: skip
 
 
 def tokens(count: int, seed: int = 0) -> "np.ndarray[Any, np.dtype[np.uint32]]":

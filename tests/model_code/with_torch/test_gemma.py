@@ -13,9 +13,10 @@ import torch
 import xllamacpp
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from bench import window_text
+from bench import gemma as bench_gemma
+from bench import smollm2, window_text
 from model_code.common.convert import main
 from model_code.common.gguf_header import read_header
 from model_code.common.gguf_model import find_gguf
@@ -42,6 +43,11 @@ def model(folder: Path) -> Model:
 
 
 @pytest.fixture(scope="module")
+def transformers(folder: Path) -> Any:
+    return bench_gemma.theirs(folder)
+
+
+@pytest.fixture(scope="module")
 def ours(gemma: Path) -> GGUFTokenizer:
     return GGUFTokenizer(read_header(find_gguf(gemma)))
 
@@ -53,14 +59,13 @@ def test_the_converted_folder_is_what_its_manifest_says(folder: Path) -> None:
 
 
 def test_greedy_text_of_200_tokens_beyond_the_window_equals_transformers(
-    folder: Path, model: Model
+    model: Model, transformers: Any
 ) -> None:
-    theirs: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     prompt = model.tokenizer.encode(VERSE * 40)[:520]  # its window is 512
     found = greedy_text(model.decoder, prompt, 200)
     # Each token is the likeliest one to transformers after those before: the same as its own text.
     with torch.inference_mode():
-        logits = theirs(torch.tensor([prompt + found]), logits_to_keep=201).logits[0]
+        logits = transformers(torch.tensor([prompt + found]), logits_to_keep=201).logits[0]
     assert found == logits[:-1].argmax(-1).tolist()
 
 
@@ -103,9 +108,12 @@ def test_ids_equal_llama_cpp(
     assert ours.encode(text) == llama_cpp(text)
 
 
-def test_logits_and_perplexity_on_real_text_equal_transformers(folder: Path) -> None:
-    """Two windows of a text. `isomorph bench sliding_window_text` does the same with 32k tokens."""
-    found = window_text.compare(folder, tokens=1024, text=1024)
+def test_logits_and_perplexity_on_real_text_equal_transformers(
+    model: Model, transformers: Any
+) -> None:
+    """A window and an eighth; `isomorph bench sliding_window_text` takes 32k tokens."""
+    ids = torch.tensor([model.tokenizer.encode(smollm2.text()[:4000])[:576]])
+    found = window_text.compare(model.decoder, transformers, ids)
     assert found.difference < window_text.LOGIT_TOLERANCE
     assert found.apart < window_text.PERPLEXITY_TOLERANCE
     assert 2 < found.ours < 100  # it reads English

@@ -149,7 +149,7 @@ def test_a_run_stops_with_a_checkpoint_and_goes_on_from_it(operator, caller, tmp
     saved = steps(operator)[-1]
     assert saved == ended[0]["step"]
     assert events("".join(said))[0]["ranks"] == 2
-    submit(operator, caller, tmp_path, "--steps", str(saved + 3))
+    submit(operator, caller, tmp_path, "--steps", str(saved + 3), "--nodes", "1")
     log = run(logs, "moe", "--follow")
     resumed = [each["step"] for each in events(log) if each["event"] == "resumed"]
     assert resumed == [saved], (log, operator.said())

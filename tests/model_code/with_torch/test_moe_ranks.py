@@ -10,7 +10,7 @@ from model_code.moe.train.run import Trained, train
 from tests.model_code.with_torch import moe_runs
 from tests.model_code.with_torch.moe_ranks import together
 
-pytestmark = [pytest.mark.torch, pytest.mark.slow]
+pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS = 4
 
 
@@ -30,19 +30,38 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(data: Path, folder: Path) -> list[dict[str, Any]]:
-    """What two ranks found, in the order of the tests."""
+def found(data: Path, folder: Path) -> list[list[dict[str, Any]]]:
+    """What two ranks found, in the order of the tests, then four, and then two again."""
     stop = _stopped_after_two(data, folder / "from one")
     plain = {"data": str(data), "steps": STEPS}
-    return together(2, [
-        plain,
-        plain | {"training": {"expert_parallel": 2}, "checkpoints": str(folder / "two")},
-        plain | {"training": {"expert_parallel": 2}, "checkpoints": str(stop)},
-        plain | {"training": {"expert_parallel": 4}},
-        plain | {"training": {"batch": 6}},
-        plain | {"training": {"dtype": "bfloat16", "expert_parallel": 2, "recompute": True}},
-        plain | {"training": {"micro_batch": 4}, "weights": str(folder)},
-    ])  # fmt: skip
+    recipe = {"micro_batch": 2, "expert_parallel": 2, "warm_up": 9}
+    two_four, four_two = (
+        plain | {"training": recipe, "checkpoints": str(folder / name)}
+        for name in ("two to four", "four to two")
+    )
+    return together(
+        (2, [
+            plain,
+            plain | {"training": {"expert_parallel": 2}, "checkpoints": str(folder / "two")},
+            plain | {"training": {"expert_parallel": 2}, "checkpoints": str(stop)},
+            plain | {"training": {"expert_parallel": 4}},
+            plain | {"training": {"batch": 6}},
+            plain | {"training": {"dtype": "bfloat16", "expert_parallel": 2, "recompute": True}},
+            plain | {"training": {"micro_batch": 4}, "weights": str(folder)},
+            two_four | {"steps": 3},
+        ]),
+        (4, [
+            two_four | {"steps": 5},
+            four_two | {"steps": 3},
+            plain | {"training": {"expert_parallel": 4}},
+        ]),
+        (2, [four_two | {"steps": 5}]),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def two(found: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return found[0]
 
 
 def _stopped_after_two(data: Path, folder: Path) -> Path:
@@ -72,6 +91,13 @@ def test_ranks_that_share_all_parameters_train_as_one(
 def test_ranks_that_share_experts_train_as_one(two: list[dict[str, Any]], alone: Trained) -> None:
     assert two[1]["losses"] == close(alone.losses)
     assert two[1]["experts"] == [4, 32, 32]
+
+
+def test_four_ranks_that_share_experts_train_as_one(
+    found: list[list[dict[str, Any]]], alone: Trained
+) -> None:
+    assert found[1][2]["losses"] == close(alone.losses)
+    assert found[1][2]["experts"] == [2, 32, 32]
 
 
 def test_two_ranks_go_on_where_one_stopped(two: list[dict[str, Any]], alone: Trained) -> None:
@@ -114,15 +140,14 @@ def test_several_ranks_do_not_begin_with_weights(two: list[dict[str, Any]]) -> N
     assert two[6]["error"] == "--weights is for one rank; start several from a checkpoint"
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(("first", "then"), [(4, 2), (2, 4)])
+@pytest.mark.parametrize("to", [4, 2])
 def test_a_run_goes_on_with_another_number_of_ranks(
-    data: Path, tmp_path: Path, alone: Trained, first: int, then: int
+    found: list[list[dict[str, Any]]], data: Path, to: int
 ) -> None:
-    recipe = {"micro_batch": 2, "expert_parallel": 2}
-    common = {"data": str(data), "checkpoints": str(tmp_path / "run"), "training": recipe}
-    [begun] = together(first, [common | {"steps": 3, "training": recipe | {"warm_up": 9}}])
+    (*_, begun), (ended, begun_by_four, _), (ended_by_two,) = found
+    if to == 2:
+        begun, ended = begun_by_four, ended_by_two
     assert len(begun["losses"]) == 3
-    [ended] = together(then, [common | {"steps": 5, "training": recipe | {"warm_up": 9}}])
+    assert len(ended["losses"]) == 2
     whole = train(moe_runs.recipe(warm_up=9), data=data, steps=5)
     assert begun["losses"] + ended["losses"] == pytest.approx(whole.losses, rel=1e-3)

@@ -15,7 +15,7 @@ from model_code.moe.train import export as export_command
 from model_code.moe.train.__main__ import main
 from model_code.moe.train.dry_run import Weight, weigh
 from model_code.moe.train.meeting import agreed
-from model_code.moe.train.optimizer import rate_of
+from model_code.moe.train.optimizer import AdamW, rate_of
 from model_code.moe.train.parallel import check_ranks
 from model_code.moe.train.recipe import Training, TrainingError, load_recipe
 from model_code.moe.train.records import Step
@@ -258,6 +258,28 @@ def test_the_rate_rises_then_falls_to_a_tenth() -> None:
     assert rates == pytest.approx([0.25, 1.0, 1.0, 0.55, 0.1, 0.1])
 
 
+def test_parameters_change_as_torch_s_adamw_changes_them_and_vectors_do_not_decay() -> None:
+    ours, theirs = (torch.nn.Linear(3, 2) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = AdamW(ours, Training(context=1, batch=1, micro_batch=1, rate=1.0, decay=0.5))
+    groups = [{"params": [theirs.weight], "weight_decay": 0.5},
+              {"params": [theirs.bias], "weight_decay": 0.0}]  # fmt: skip
+    expected = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    for rate in (0.1, 0.2, 0.3):
+        for each in (ours, theirs):
+            each(torch.full((1, 3), rate)).square().sum().backward()
+        for group in expected.param_groups:
+            group["lr"] = rate
+        expected.step()
+        expected.zero_grad()
+        optimizer.step(rate)
+    assert optimizer.steps == 3
+    assert [each.grad for each in ours.parameters()] == [None, None]
+    assert torch.equal(ours.weight, theirs.weight)
+    assert torch.equal(ours.bias, theirs.bias)
+    assert torch.equal(optimizer.square[ours.bias], expected.state[theirs.bias]["exp_avg_sq"])
+
+
 FOUR_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4}
 
 
@@ -287,18 +309,20 @@ def test_a_dry_run_says_what_does_not_fit(capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.slow
 def test_the_whole_of_deepseek_v3_is_weighed_in_bounded_time_and_memory() -> None:
-    limited = "import resource; resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30));"
-    command = "from model_code.moe.train.__main__ import main; raise SystemExit(main({}))"
-    found = []
-    for shared in ("64", "16"):
-        arguments = ["--config", "deepseek-v3", "--dry-run", "--ranks", "256",
-                     "--expert-parallel", shared]  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-c", limited + command.format(arguments)], cwd=ROOT, text=True,
-            capture_output=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        found.append(done.stdout)
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))\n"
+        "from model_code.moe.train.__main__ import main\n"
+        "for shared in ('64', '16'):\n"
+        "    assert main(['--config', 'deepseek-v3', '--dry-run', '--ranks', '256',\n"
+        "                 '--expert-parallel', shared]) == 0\n"
+        "    print('--')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True, timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.split("--\n")
     assert found[0].startswith("deepseek-v3: 671,026,404,352 parameters over 256 ranks")
     assert "gathered to compute, bfloat16          6.113" in found[0]
     assert "gathered to compute, bfloat16          6.113" not in found[1]
