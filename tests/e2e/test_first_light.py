@@ -26,9 +26,9 @@ from isomorph.errors import UserError
 from local_aws import daemon
 from local_aws.describe import DESCRIBE, NOTHING_TO_SEE, resources
 from tests.e2e.conftest import ROOT, Command, bring_up, eventually
+from tests.model_code.oracle import GREEDY, PROMPT
 
 pytestmark = pytest.mark.e2e
-PROMPT = "The capital of France is"
 
 
 @pytest.fixture(scope="module")
@@ -230,31 +230,8 @@ def test_the_native_engine_serves_the_same_weights_from_the_same_code(
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["engine"] == "native"
-    assert answer["text"] == transformers_greedy(PROMPT, tokens=64)
+    assert answer["text"] == GREEDY
     assert code_asset(local) == before
-
-
-def transformers_greedy(prompt: str, *, tokens: int) -> str:
-    """What an implementation that no one here wrote makes of the same weights."""
-    import torch
-    from transformers import AutoTokenizer
-
-    from isomorph.samples import SAMPLES, folder
-    from tests.model_code.oracle import transformers_model
-
-    sample = SAMPLES["smollm2-135m-instruct"]
-    place, name = folder(sample.name), sample.member.rpartition("/")[2]
-    tokenizer = AutoTokenizer.from_pretrained(str(place), gguf_file=name)
-    prompt_ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-    made = transformers_model(place / name).generate(
-        prompt_ids,
-        max_new_tokens=tokens,
-        do_sample=False,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=0,
-        attention_mask=torch.ones_like(prompt_ids),
-    )
-    return str(tokenizer.decode(made[0, prompt_ids.shape[1] :], skip_special_tokens=True))
 
 
 def test_destroy_removes_everything(local: Environment, isomorph: Command) -> None:
@@ -267,6 +244,9 @@ def test_destroy_removes_everything(local: Environment, isomorph: Command) -> No
     assert local.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"] == []
     buckets = [row["Name"] for row in local.client("s3").list_buckets()["Buckets"]]
     assert not [name for name in buckets if name.startswith("local-")]
+    again = isomorph("destroy", "local", "--yes")
+    assert again.returncode == 0, again.stderr
+    assert "nothing to destroy: of moe-training" in again.stderr + again.stdout
 
 
 def test_a_plain_deployment_without_weights_says_so_and_starts_no_machine(
