@@ -80,7 +80,8 @@ def test_the_readmes_other_innovations_have_tests_of_their_own() -> None:
     files = {path.name: path.read_text() for path in Path(__file__).parent.glob("test_*.py")}
     assert len(up) == 4
     for slug in up:
-        whole = {f'bring_up(isomorph, "{name}"' for name in (slug, slug_of(slug))}
+        calls = ('bring_up(isomorph, "{}"', 'isomorph("up", "{}"')
+        whole = {call.format(name) for call in calls for name in (slug, slug_of(slug))}
         assert any(call in text for text in files.values() for call in whole), slug
 
 
