@@ -40,17 +40,17 @@ def build(context: Mapping[str, Any] | None = None, wheelhouses: Path = FOLDER) 
 
 
 def _with(environment: EnvironmentConfig, slugs: str | None) -> EnvironmentConfig:
-    """Return the environment with these of its innovations, or with all."""
+    """Return the environment with these of its innovations, which may be none, or with all."""
     if slugs is None:
         return environment
-    on = environment.innovations
-    for slug in slugs.split(","):
+    on, wanted = environment.innovations, [slug for slug in slugs.split(",") if slug]
+    for slug in wanted:
         if slug not in on:
             raise ConfigError(
                 f"-c slugs={slugs}: config/{environment.name}.yaml turns on no {slug!r}; "
                 f"allowed: {', '.join(on)}"
             )
-    kept = {slug: section for slug, section in on.items() if slug in slugs.split(",")}
+    kept = {slug: section for slug, section in on.items() if slug in wanted}
     return environment.model_copy(update={"innovations": kept})
 
 

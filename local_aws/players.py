@@ -20,7 +20,7 @@ from local_aws.machines.runner import Runner
 from local_aws.patience import hold_back_from_the_cli
 from local_aws.resources import Runners, register_all
 from local_aws.resources.table import Aws
-from local_aws.settings import KERNELS, Settings
+from local_aws.settings import KERNELS, UNPACKED, Settings
 
 TRUSTED = "SSL_CERT_FILE"  # what OpenSSL reads in place of the system's certificates
 
@@ -36,7 +36,11 @@ class Players:
         endpoint = settings.endpoint
         self._endpoint = endpoint
         self._caches = Caches(settings.caches_dir)
-        told = {TRUSTED: str(self._caches.trusted), KERNELS: str(settings.kernels_dir)}
+        told = {
+            TRUSTED: str(self._caches.trusted),
+            KERNELS: str(settings.kernels_dir),
+            UNPACKED: str(settings.unpacked_dir),
+        }
         self._machines = Runner(
             endpoint=endpoint,
             instances_dir=settings.instances_dir,

@@ -16,6 +16,8 @@ NODES = "/_isomorph/nodes"  # the path that lists nodes of clusters
 SESSIONS = "/_isomorph/sessions/"  # ... that streams what a session's command prints
 # Machines of one host have one processor: what one compiled for it, the others use.
 KERNELS = "ISOMORPH_KERNELS_CACHE"
+# ... and one disk: what one unpacked of its wheels, the others link to. uv's own variable.
+UNPACKED = "UV_CACHE_DIR"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,3 +81,8 @@ class Settings:
     def kernels_dir(self) -> Path:
         """The folder with the kernels that machines compiled, or the one that KERNELS names."""
         return Path(os.environ.get(KERNELS) or self.state_dir / "kernels")
+
+    @property
+    def unpacked_dir(self) -> Path:
+        """The folder with the wheels that machines unpacked, or the one that UNPACKED names."""
+        return Path(os.environ.get(UNPACKED) or self.state_dir / "unpacked")

@@ -10,9 +10,8 @@ from hypothesis import HealthCheck, settings
 LONGEST = (
     "e2e/test_first_light.py",
     "e2e/test_latent_cache.py",
-    "e2e/test_moe_serving.py",
+    "e2e/test_moe.py",
     "e2e/test_sliding_window.py",
-    "e2e/test_moe_training.py",
     "with_torch/test_vllm.py",
     "with_torch/test_moe_eks.py",
     "with_torch/test_moe_kills.py",

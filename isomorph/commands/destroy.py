@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from isomorph import cdk, output
-from isomorph.environments import Environment, load
+from isomorph.environments import Environment, load, slug_of
 from isomorph.errors import UserError
 from isomorph.paths import state
 
@@ -27,29 +27,39 @@ def destroy(name: str, slugs: tuple[str, ...], yes: bool, json_: bool) -> None:
     unknown = [slug for slug, stacks in named.items() if not stacks]
     if unknown:
         raise UserError(f"{name} has no {', '.join(unknown)}; it has: {', '.join(on)}, foundation")
-    stacks = [stack for slug in slugs for stack in named.get(slug, [slug])] or [*on, "foundation"]
-    if not yes:
-        click.confirm(f"Destroy {', '.join(environment.stack(s) for s in stacks)}?", abort=True)
-    if "foundation" in stacks and environment.config.data == "disposable":
-        _empty_buckets(environment)
-    with output.step(f"cdk destroy {' '.join(stacks)}"):
-        cdk.run(
-            [
-                *("destroy", "-c", f"env={name}", "--force"),
-                *("--output", str(state() / "destroyed")),  # cdk.out may be another command's
-                *(f"{name}/{stack}" for stack in stacks),
-            ],
-            environment=environment.variables,
-            log=state() / "cdk.log",
-        )
+    asked = [stack for slug in slugs for stack in named.get(slug, [slug])] or [*on, "foundation"]
+    deployed = [stack for stack in (*on, "foundation") if environment.describe(stack) is not None]
+    stacks = [stack for stack in asked if stack in deployed]
+    if not stacks:
+        output.say(f"nothing to destroy: of {', '.join(asked)} nothing is deployed to {name}")
+    else:
+        if not yes:
+            click.confirm(f"Destroy {', '.join(map(environment.stack, stacks))}?", abort=True)
+        if "foundation" in stacks and environment.config.data == "disposable":
+            _empty_buckets(environment)
+        _destroy(environment, stacks, deployed)
     if json_:
         output.as_json({"destroyed": [environment.stack(stack) for stack in stacks]})
 
 
+def _destroy(environment: Environment, stacks: list[str], deployed: list[str]) -> None:
+    """Let the CDK CLI destroy `stacks`, from an app of what is deployed alone."""
+    # What is not deployed would be synthesized, too, and want its wheels.
+    slugs = dict.fromkeys(slug_of(stack) for stack in deployed if stack != "foundation")
+    with output.step(f"cdk destroy {' '.join(stacks)}"):
+        cdk.run(
+            [
+                *("destroy", "-c", f"env={environment.name}", "-c", f"slugs={','.join(slugs)}"),
+                *("--force", "--output", str(state() / "destroyed")),  # cdk.out may be another's
+                *(f"{environment.name}/{stack}" for stack in stacks),
+            ],
+            environment=environment.variables,
+            log=state() / "cdk.log",
+        )
+
+
 def _empty_buckets(environment: Environment) -> None:
     """Remove every version of every object from the foundation's buckets."""
-    if environment.describe("foundation") is None:
-        return
     resource = environment.session.resource(
         "s3", endpoint_url=environment.variables.get("AWS_ENDPOINT_URL")
     )

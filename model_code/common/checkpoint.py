@@ -73,7 +73,7 @@ def tensor_names(decoder: Decoder) -> set[str]:
 
 def fill(source: Source, given: Tensor | Rows) -> None:
     """Copy a checkpoint's tensor to its place. Raises WeightsError if it does not fit there."""
-    expected = source.order.theirs(torch.empty_like(source.place, device="meta")).shape
+    expected = source.order.shape(source.place.shape)
     if given.shape != expected:
         raise WeightsError(
             f"{source.name} has shape {tuple(given.shape)}, the model's config says "

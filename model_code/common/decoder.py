@@ -60,7 +60,7 @@ class Decoder(nn.Module):
         self.norm = norm(hidden)
         self.head_VD = self.embedding_VD
         if not architecture.tied_embeddings:
-            self.head_VD = nn.Parameter(torch.empty_like(self.embedding_VD))
+            self.head_VD = nn.Parameter(torch.empty(self.embedding_VD.shape, dtype=dtype))
         self.packed_head: Int8Weight | None = None
 
     def quantize(self, name: str, quantization: str) -> None:

@@ -27,8 +27,20 @@ class Order(Protocol):
         """Return our tensor in the checkpoint's order."""
         ...
 
+    def shape(self, ours: torch.Size) -> torch.Size:
+        """Return the shape of the checkpoint's tensor, given ours."""
+        ...
 
-class Same:
+
+class SameShape:
+    """What orders have in common whose numbers only change places."""
+
+    def shape(self, ours: torch.Size) -> torch.Size:
+        """See `Order`."""
+        return ours
+
+
+class Same(SameShape):
     """No difference."""
 
     def ours(self, theirs: Tensor) -> Tensor:
@@ -41,7 +53,7 @@ class Same:
 
 
 @dataclass(frozen=True)
-class PairedRows:
+class PairedRows(SameShape):
     """Rows that RoPE turns together are side by side there, and half a rotated part apart here.
 
     Args:
@@ -81,6 +93,10 @@ class Transposed:
         """[E, O, I] -> [E, I, O], and biases [E, O] -> [E, O]."""
         rows = ours.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2) if self.paired else ours
         return rows.mT if rows.dim() == 3 else rows
+
+    def shape(self, ours: torch.Size) -> torch.Size:
+        """[E, O, I] -> [E, I, O], and biases [E, O] -> [E, O]."""
+        return torch.Size([ours[0], *ours[:0:-1]])
 
 
 @dataclass(frozen=True)

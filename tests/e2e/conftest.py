@@ -16,7 +16,7 @@ import pytest
 from isomorph.environments import Environment, load
 from local_aws import daemon
 from local_aws.daemon import Running
-from local_aws.settings import KERNELS
+from local_aws.settings import KERNELS, UNPACKED
 
 ROOT = Path(__file__).resolve().parents[2]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -81,9 +81,10 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
             patch.delenv(name)
     patch.setenv("ISOMORPH_STATE", str(tmp_path_factory.mktemp("embedded") / "local"))
     patch.setenv("NO_COLOR", "1")
-    # What one file's machines, or the tests of the kernels, compiled serves all.
+    # What one file's machines, or the tests of the kernels, compiled or unpacked serves all.
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     patch.setenv(KERNELS, str(caches / "isomorph" / "kernels"))
+    patch.setenv(UNPACKED, str(caches / "isomorph" / "unpacked"))
     yield dict(os.environ)
     patch.undo()
 

@@ -26,9 +26,9 @@ from isomorph.errors import UserError
 from local_aws import daemon
 from local_aws.describe import DESCRIBE, NOTHING_TO_SEE, resources
 from tests.e2e.conftest import ROOT, Command, bring_up, eventually
+from tests.model_code.oracle import GREEDY, PROMPT
 
 pytestmark = pytest.mark.e2e
-PROMPT = "The capital of France is"
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,8 @@ def test_the_readmes_other_innovations_have_tests_of_their_own() -> None:
     files = {path.name: path.read_text() for path in Path(__file__).parent.glob("test_*.py")}
     assert len(up) == 4
     for slug in up:
-        whole = {f'bring_up(isomorph, "{name}"' for name in (slug, slug_of(slug))}
+        calls = ('bring_up(isomorph, "{}"', 'isomorph("up", "{}"')
+        whole = {call.format(name) for call in calls for name in (slug, slug_of(slug))}
         assert any(call in text for text in files.values() for call in whole), slug
 
 
@@ -151,6 +152,8 @@ def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(local: Environ
 
 def test_a_killed_server_is_started_again(local: Environment, variables: dict[str, str]) -> None:
     [machine] = machines(variables)
+    folder = Path(variables["ISOMORPH_STATE"]) / "instances" / machine["id"]
+    assert any((folder / "var/lib/isomorph/bytecode").rglob("uvicorn/*.pyc"))  # not compiled anew
     os.kill(machine["pid"], signal.SIGKILL)
 
     def answers() -> bool:
@@ -228,31 +231,8 @@ def test_the_native_engine_serves_the_same_weights_from_the_same_code(
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["engine"] == "native"
-    assert answer["text"] == transformers_greedy(PROMPT, tokens=64)
+    assert answer["text"] == GREEDY
     assert code_asset(local) == before
-
-
-def transformers_greedy(prompt: str, *, tokens: int) -> str:
-    """What an implementation that no one here wrote makes of the same weights."""
-    import torch
-    from transformers import AutoTokenizer
-
-    from isomorph.samples import SAMPLES, folder
-    from tests.model_code.oracle import transformers_model
-
-    sample = SAMPLES["smollm2-135m-instruct"]
-    place, name = folder(sample.name), sample.member.rpartition("/")[2]
-    tokenizer = AutoTokenizer.from_pretrained(str(place), gguf_file=name)
-    prompt_ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-    made = transformers_model(place / name).generate(
-        prompt_ids,
-        max_new_tokens=tokens,
-        do_sample=False,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=0,
-        attention_mask=torch.ones_like(prompt_ids),
-    )
-    return str(tokenizer.decode(made[0, prompt_ids.shape[1] :], skip_special_tokens=True))
 
 
 def test_destroy_removes_everything(local: Environment, isomorph: Command) -> None:
@@ -265,6 +245,9 @@ def test_destroy_removes_everything(local: Environment, isomorph: Command) -> No
     assert local.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"] == []
     buckets = [row["Name"] for row in local.client("s3").list_buckets()["Buckets"]]
     assert not [name for name in buckets if name.startswith("local-")]
+    again = isomorph("destroy", "local", "--yes")
+    assert again.returncode == 0, again.stderr
+    assert "nothing to destroy: of moe-training" in again.stderr + again.stdout
 
 
 def test_a_plain_deployment_without_weights_says_so_and_starts_no_machine(

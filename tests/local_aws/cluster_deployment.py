@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from local_aws.settings import PLUGIN
 from tests.local_aws.clusters import BUCKET, cluster, group, put_scripts
 from tests.local_aws.conftest import Emulator
 from tests.local_aws.templates import Template, attribute, ref, resource
+from tests.model_code.lifecycle_node import INSTALLER, wheelhouse
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "model_code" / "moe" / "lifecycle"
@@ -57,7 +59,7 @@ print("sharded", [pathlib.Path(word).name for word in sys.argv[1:sys.argv.index(
 """
 
 
-def zipped(files: dict[str, str]) -> bytes:
+def zipped(files: Mapping[str, str | bytes]) -> bytes:
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:
         for name, content in files.items():
@@ -75,6 +77,7 @@ def code(**changed: str) -> bytes:
         {
             **files,
             "model_code/moe/train/requirements.txt": "",
+            INSTALLER: (ROOT / INSTALLER).read_text(),
             "model_code/moe/train/__main__.py": TRAINER,
             "model_code/moe/train/shards.py": SHARDS,
             "torch/distributed/run.py": LAUNCHER,
@@ -83,17 +86,12 @@ def code(**changed: str) -> bytes:
     )
 
 
-def pip_alone() -> bytes:
-    """A wheelhouse with nothing to install: a pip that does nothing."""
-    return zipped({"pip-0-py3-none-any.whl/pip/__main__.py": "", "requirements-native.txt": ""})
-
-
 class Deployment:
     """A stack with a cluster, as the project's own has one."""
 
     def __init__(self, emulator: Emulator, name: str = NAME, **changed: str) -> None:
         self.emulator, self.name, self.code = emulator, name, code(**changed)
-        self.wheels = pip_alone()
+        self.wheels = zipped(wheelhouse())
         self.settings: dict[str, Any] = {
             "environment": "local", "region": "us-east-1", "cluster": name, "model": "tiny-moe",
             "metric_namespace": "Isomorph/moe-training", "parameter": f"/{name}/training",

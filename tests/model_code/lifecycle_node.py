@@ -1,17 +1,20 @@
 """A node for lifecycle scripts: a folder, with stand-ins for what needs root or AWS."""
 
 import hashlib
+import io
 import json
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.model_code.conftest import ROOT
 
 SCRIPTS = ROOT / "model_code" / "moe" / "lifecycle"
+INSTALLER = "model_code/common/node/install_wheels.sh"
 # Each call is noted; while fail.COMMAND holds a number above 0, that many calls fail first.
 _NOTE = """#!/bin/bash
 name="$(basename "$0")"
@@ -41,6 +44,15 @@ _MOUNT = _NOTE + 'echo "$5 $6 lustre rw 0 0" >>"$ISOMORPH_ROOT/proc/mounts"\n'
 _HOSTNAME = (
     '#!/bin/bash\n[ "$1" = -I ] && echo "$(cat "$ISOMORPH_ROOT/address") 172.17.0.1" || echo ip-1\n'
 )
+
+
+def wheelhouse(*, uv_does: str = "exit 0", native: bool = True) -> dict[str, str | bytes]:
+    """Return the files of a wheelhouse with nothing to install but a uv that does as it is told."""
+    wheel = io.BytesIO()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("uv-0.data/scripts/uv", f"#!/bin/bash\n{uv_does}\n")
+    lists: dict[str, str | bytes] = {"requirements-native.txt": ""} if native else {}
+    return {"uv-0-py3-none-any.whl": wheel.getvalue(), **lists}
 
 
 class Node:
@@ -88,16 +100,18 @@ class Node:
             "lustre": {"dns_name": "fs-1.fsx.amazonaws.com", "mount_name": "abc",
                        "mount_path": "/fsx"},
         }  # fmt: skip
-        self.asset("code", {"model_code/moe/train/requirements.txt": ""})
-        self.asset("wheels", {"pip-0.whl/pip/__main__.py": "", "requirements-native.txt": ""},
-                   "wheelhouse")  # fmt: skip
+        installer = (ROOT / INSTALLER).read_text()
+        self.asset("code", {"model_code/moe/train/requirements.txt": "", INSTALLER: installer})
+        self.asset("wheels", wheelhouse(), "wheelhouse")
 
     def program(self, name: str, script: str) -> None:
         path = self.root / "bin" / name
         path.write_text(script)
         path.chmod(0o755)
 
-    def asset(self, file: str, content: dict[str, str], setting: str | None = None) -> None:
+    def asset(
+        self, file: str, content: Mapping[str, str | bytes], setting: str | None = None
+    ) -> None:
         path = self.root / "s3" / f"{file}.zip"
         with zipfile.ZipFile(path, "w") as archive:
             for name, text in content.items():

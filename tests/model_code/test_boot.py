@@ -143,6 +143,7 @@ def test_an_empty_machine_without_a_network_boots_serves_and_signals(machine: Ma
     unit = machine.lines("etc/systemd/system/isomorph.service")
     assert "TimeoutStopSec=45" in unit
     assert "DynamicUser=yes" in unit
+    assert f"Environment=PYTHONPYCACHEPREFIX={machine.root}/var/lib/isomorph/bytecode" in unit
     assert {"NUMAPolicy=interleave", "NUMAMask=all"} <= set(unit)
     assert machine.lines(pages) == ["always"]
     assert not machine.lines("aws.calls")  # only failures are signalled through the command line
@@ -176,7 +177,7 @@ def test_fails_when_a_wheel_is_not_the_one_that_was_locked(
         archive.writestr("uvicorn/backdoor.py", "")
     done = machine.boot()
     assert done.returncode == 1
-    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in done.stderr
+    assert "Hash mismatch for `uvicorn==" in done.stderr
     assert f"isomorph: the wheels in {wheels} cannot be installed" in done.stderr
     assert machine.lines("aws.calls") == [
         "cloudformation signal-resource --stack-name local-gqa --logical-resource-id Fleet "

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.model_code.conftest import ROOT
-from tests.model_code.lifecycle_node import SCRIPTS, Node
+from tests.model_code.lifecycle_node import SCRIPTS, Node, wheelhouse
 
 CALLS = re.compile(r"\baws (\w+) ([a-z-]+)")
 
@@ -136,9 +136,9 @@ def test_an_altered_asset_leaves_what_was_there(worker):
         (lambda n: n.program("df", "#!/bin/bash\necho; echo d 9 9 1024 9 9\n"),
          "opt has 1 MiB free, it needs 2 GiB"),
         (lambda n: (n.root / "etc/systemd/system/slurmd.service").unlink(), "this image has no "),
-        (lambda n: n.asset("wheels", {"pip-0.whl/pip/__main__.py": "raise SystemExit(1)"},
-                           "wheelhouse"), "cannot be installed"),
-        (lambda n: n.asset("wheels", {"pip-0.whl/pip/__main__.py": ""}, "wheelhouse"),
+        (lambda n: n.asset("wheels", wheelhouse(uv_does="exit 2"), "wheelhouse"),
+         "cannot be installed"),
+        (lambda n: n.asset("wheels", wheelhouse(native=False), "wheelhouse"),
          "of this image lacks torch, numpy, safetensors or tokenizers"),
     ],
 )  # fmt: skip

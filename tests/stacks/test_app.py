@@ -71,6 +71,11 @@ def test_slugs_leave_out_the_other_innovations_and_their_wheels(wheels, tmp_path
     assert stage.node.try_find_child("mla") is None
 
 
+def test_no_slugs_leave_the_foundation(tmp_path):
+    stage = build({**FLAGS, "env": "local", "slugs": ""}, tmp_path).node.find_child("local")
+    assert {child.node.id for child in stage.node.children} == {"foundation"}
+
+
 def test_fails_when_slugs_names_what_is_not_on(wheels):
     with pytest.raises(ConfigError) as caught:
         build({**FLAGS, "env": "local", "slugs": "gqa,rag"}, wheels)

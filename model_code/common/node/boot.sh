@@ -46,11 +46,9 @@ if ! command -v "$ISOMORPH_PYTHON" >/dev/null; then
   dnf install -y -q "$ISOMORPH_PYTHON" ||
     fail "ISOMORPH_PYTHON is $ISOMORPH_PYTHON, which is not here, and dnf cannot install it"
 fi
-# pip runs from its own wheel: the node's Python needs none, and making a venv takes no time.
 "$ISOMORPH_PYTHON" -m venv --without-pip "$HOME_DIR/venv"
-pip=("$HOME_DIR"/wheelhouse/pip-*.whl)
 PYTHON="$HOME_DIR/venv/bin/python"
-requirements=(-r "$SERVE/requirements.txt")
+requirements=("$SERVE/requirements.txt")
 devices=yes
 if [ -n "${ISOMORPH_NEURON_VENV:-}" ]; then
   devices=no # the service needs /dev/neuron*
@@ -60,10 +58,9 @@ elif [ "$ISOMORPH_ENGINE" = native ]; then
   # The kernels are compiled where they run. Without a compiler torch does the same, more slowly.
   command -v c++ >/dev/null || dnf install -y -q gcc-c++ ||
     echo "isomorph: no C++ compiler is here, and dnf cannot install one: torch's own operations serve" >&2
-  requirements+=(-r "$HOME_DIR/wheelhouse/requirements-native.txt")
+  requirements+=("$HOME_DIR/wheelhouse/requirements-native.txt")
 fi
-"$PYTHON" "${pip[0]}/pip" install --quiet --disable-pip-version-check --no-input --no-cache-dir --no-compile \
-  --no-index --find-links "$HOME_DIR/wheelhouse" --require-hashes "${requirements[@]}" ||
+bash "$CODE/model_code/common/node/install_wheels.sh" "$HOME_DIR/venv" "$HOME_DIR/wheelhouse" "${requirements[@]}" ||
   fail "the wheels in $HOME_DIR/wheelhouse cannot be installed"
 if [ "$ISOMORPH_ENGINE" = llama.cpp ]; then # its wheel brings everything but the OpenMP runtime
   "$PYTHON" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null ||
@@ -94,6 +91,8 @@ StartLimitIntervalSec=0
 ExecStart=$PYTHON -m model_code.$ISOMORPH_SLUG.serve
 WorkingDirectory=$CODE
 EnvironmentFile=$FLEET_ENV
+# The service may not write beside its code, and compiling torch's at each start takes seconds.
+Environment=PYTHONPYCACHEPREFIX=$ROOT/var/lib/isomorph/bytecode
 Restart=always
 RestartSec=2
 # A second longer than the longest request that the server waits for when it drains.

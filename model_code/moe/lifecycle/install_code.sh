@@ -39,16 +39,11 @@ made_of="$(cat "${lists[@]}" "$HOME_DIR/wheelhouse.sha256" | sha256sum)"
 if [ "$(cat "$VENV/made-of" 2>/dev/null)" != "$made_of" ]; then
   command -v "$ISOMORPH_PYTHON" >/dev/null || fail "there is no $ISOMORPH_PYTHON on this image; set innovations.moe.training.python" 3
   rm -rf "$VENV"
-  # pip runs from its own wheel: the node's Python needs none.
   # Without a list of its own for torch the wheelhouse leaves it to the image: it must fit the drivers.
   inherit=()
   [ "${#lists[@]}" -gt 1 ] || inherit=(--system-site-packages)
   "$ISOMORPH_PYTHON" -m venv --without-pip "${inherit[@]}" "$VENV"
-  pip=("$HOME_DIR"/wheelhouse/pip-*.whl)
-  wanted=()
-  for list in "${lists[@]}"; do wanted+=(-r "$list"); done
-  "$VENV/bin/python" "${pip[0]}/pip" install --quiet --disable-pip-version-check --no-input --no-cache-dir \
-    --no-compile --no-index --find-links "$HOME_DIR/wheelhouse" --require-hashes "${wanted[@]}" ||
+  bash "$HOME_DIR/code/model_code/common/node/install_wheels.sh" "$VENV" "$HOME_DIR/wheelhouse" "${lists[@]}" ||
     fail "the wheels in $HOME_DIR/wheelhouse cannot be installed"
   [ "${#lists[@]}" -gt 1 ] || "$VENV/bin/python" -c 'import torch, numpy, safetensors, tokenizers' ||
     fail "$ISOMORPH_PYTHON of this image lacks torch, numpy, safetensors or tokenizers; take an image that has them" 3

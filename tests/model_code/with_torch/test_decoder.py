@@ -26,8 +26,9 @@ from model_code.common.gguf_tensors import GGUFTensors
 from model_code.common.linear import Linear
 from model_code.common.sampling import Sampler
 from model_code.common.tensor_names import Source
+from model_code.common.tokenizer import GGUFTokenizer
 from tests.model_code.gguf_file import gguf
-from tests.model_code.oracle import transformers_model
+from tests.model_code.oracle import GREEDY, PROMPT, transformers_model
 
 pytestmark = pytest.mark.torch
 CONTEXT = 96
@@ -339,15 +340,18 @@ def greedy_text(decoder: Decoder, prompt: list[int], limit: int) -> list[int]:
 @pytest.mark.slow
 @torch.inference_mode()
 def test_greedy_text_of_200_tokens_and_its_logits_equal_transformers_on_real_weights(
-    real: tuple[Any, Decoder],
+    real: tuple[Any, Decoder], weights: Path
 ) -> None:
     theirs, ours = real
-    prompt = [504, 3575, 282, 4649, 314]  # The capital of France is
+    tokenizer = GGUFTokenizer(read_header(find_gguf(weights)))
+    prompt = tokenizer.encode(PROMPT)
     found = greedy_text(ours, prompt, 200)
     tokens = torch.tensor([prompt + found])
     expected = theirs(tokens).logits[0]
     # Each token is the likeliest one to transformers after those before: the same as its own text.
     assert found == expected[len(prompt) - 1 : -1].argmax(-1).tolist()
+    end = next(place for place, token in enumerate(found) if token in tokenizer.ends)
+    assert tokenizer.decode(found[:end]) == GREEDY
 
     cache = KVCache(ours.architecture, slots=1, context=512, dtype=torch.float32)
     states = ours(tokens, cache, Span(0, torch.tensor([0]), tokens.shape[1]))

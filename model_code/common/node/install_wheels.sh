@@ -1,0 +1,19 @@
+#!/bin/bash
+# install_wheels.sh VENV WHEELHOUSE LIST...: installs what the lists lock, from the wheelhouse alone, and
+# nothing else. uv runs from its own wheel: a node's Python needs no pip, and 250 MB of wheels are unpacked
+# on all cores.
+set -Eeuo pipefail
+venv="$1" wheelhouse="$2"
+shift 2
+wheels=("$wheelhouse"/uv-*.whl)
+tools="$(mktemp -d)"
+trap 'rm -rf "$tools"' EXIT
+python3 -m zipfile -e "${wheels[0]}" "$tools"
+uv=("$tools"/uv-*.data/scripts/uv)
+chmod +x "${uv[0]}"
+lists=()
+for list in "$@"; do lists+=(-r "$list"); done
+# What is unpacked stays, and the venv links to it: it takes no space of its own. The lists have what their
+# wheels need, so --no-deps loses nothing: a node's image may bring the rest.
+UV_CACHE_DIR="${UV_CACHE_DIR:-$(dirname "$venv")/unpacked}" "${uv[0]}" pip install --quiet --no-config --offline \
+  --no-index --find-links "$wheelhouse" --no-deps --require-hashes --python "$venv/bin/python" "${lists[@]}"
