@@ -74,6 +74,7 @@ class Run:
 
     name: str
     workers: int
+    process: subprocess.Popen[bytes]
     said: Path
     started: float
     seconds: float = 0
@@ -81,8 +82,8 @@ class Run:
     passed: bool = False
 
 
-def start(name: str, workers: int, said: Path) -> tuple[int, Run]:
-    """Start one part, which prints to a file, and return the id of its process and the run."""
+def start(name: str, workers: int, said: Path) -> Run:
+    """Start one part, which prints to a file."""
     environment = {
         # CONTRIBUTING.md says so: who runs all tests accepts the terms of Gemma's weights.
         "ISOMORPH_ACCEPT_GEMMA_TERMS": "1",
@@ -99,16 +100,18 @@ def start(name: str, workers: int, said: Path) -> tuple[int, Run]:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
         )
-    return process.pid, Run(name, workers, said, time.monotonic())
+    print(f"   {name} starts", flush=True)
+    return Run(name, workers, process, said, time.monotonic())
 
 
 def end(running: dict[int, Run]) -> Run:
     """Wait until one of the running parts has ended, show what it printed, and return it."""
-    process, status, used = os.wait4(-1, 0)
-    run = running.pop(process)
+    ended, status, used = os.wait4(-1, 0)
+    run = running.pop(ended)
+    run.process.returncode = os.waitstatus_to_exitcode(status)
     run.seconds = time.monotonic() - run.started
     run.cpu_seconds = used.ru_utime + used.ru_stime
-    run.passed = status == 0
+    run.passed = run.process.returncode == 0
     print(f"== {run.name}\n{run.said.read_text(errors='replace')}", end="", flush=True)
     return run
 
@@ -127,8 +130,8 @@ def run_parts(names: Collection[str], folder: Path) -> list[Run]:
             if free < part.least:
                 break  # those behind it would keep it waiting
             waiting.remove(name)
-            process, run = start(name, min(free, part.most), folder / name)
-            running[process] = run
+            run = start(name, min(free, part.most), folder / name)
+            running[run.process.pid] = run
         try:
             ended.append(end(running))
         except KeyboardInterrupt:  # the parts got it, too: let them take down what they put up
