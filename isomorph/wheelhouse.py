@@ -5,17 +5,20 @@ against the target's locked requirements. torch is the exception: the hash of it
 from index to index, so the native engine's list is locked here, while the wheelhouse is built.
 """
 
+import platform
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
 from isomorph import packages
 from isomorph.paths import ROOT
 from isomorph.torch_build import prefer_cpu
+from stacks.wheelhouse import HOST, wheelhouse_name
 
 LOCK = "requirements-native.txt"  # the name inside the zip; boot.sh installs from it
-# Amazon Linux 2023 has glibc 2.34; pip wants every older tag by name.
-_GLIBC = [f"manylinux_2_{minor}" for minor in range(34, 4, -1)]
+_GLIBC_MINOR = 34  # Amazon Linux 2023 has glibc 2.34; pip wants every older tag by name
+_GLIBC = [f"manylinux_2_{minor}" for minor in range(_GLIBC_MINOR, 4, -1)]
 _GLIBC += ["manylinux2014", "manylinux2010", "manylinux1"]
 _MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}  # AWS's word -> that of wheels
 
@@ -27,7 +30,7 @@ def target_options(python: str, architecture: str = "x86_64") -> list[str]:
         python: `host`, or a version of Amazon Linux 2023 or of Lambda's runtimes there.
         architecture: x86_64 or arm64, as AWS calls them.
     """
-    if python == "host":
+    if python == HOST:
         return []
     tag = "cp" + python.replace(".", "")
     abis = [tag, "abi3", "none"]
@@ -36,6 +39,17 @@ def target_options(python: str, architecture: str = "x86_64") -> list[str]:
         *(part for abi in abis for part in ("--abi", abi)),
         *(part for name in _GLIBC for part in ("--platform", f"{name}_{_MACHINES[architecture]}")),
     ]
+
+
+def runs_what_amazon_linux_runs() -> bool:
+    """Return whether wheels for Amazon Linux and this machine's version of Python run here."""
+    library, version = platform.libc_ver()
+    return (
+        (platform.system(), platform.machine()) == ("Linux", "x86_64")
+        and platform.python_implementation() == "CPython"
+        and library == "glibc"
+        and int(version.split(".")[1]) >= _GLIBC_MINOR
+    )
 
 
 def lock(wheels: list[Path]) -> str:
@@ -50,9 +64,17 @@ def lock(wheels: list[Path]) -> str:
 def build(slug: str, *, engine: str, python: str, path: Path, target: str = "serve") -> None:
     """Download the wheels of one target and put them into the zip `path`, whole or not at all.
 
+    Those for this machine's Python are not downloaded again if they are there for Amazon Linux's.
+
     Raises:
         UserError: no network, no wheel for the target, a wrong hash, or a full disk.
     """
+    if python == HOST and runs_what_amazon_linux_runs():
+        same = f"{sys.version_info.major}.{sys.version_info.minor}"
+        there = path.parent / wheelhouse_name(slug, same, engine, target)
+        if there.is_file():
+            path.hardlink_to(there)
+            return
     folder = ROOT / "model_code" / slug / target
     options = target_options(python)
     with packages.scratch(path.parent) as scratch:

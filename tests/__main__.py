@@ -1,94 +1,142 @@
-"""Runs what CI runs, part by part, and prints how long each took: `python -m tests [PART ...]`.
+"""Runs what CI runs, part by part, and says what each took: `python -m tests [PART ...]`.
 
-First two parts at a time of those that use one core, each printed when it has ended; then, one
-after the other, those whose tests two workers share. With the end-to-end tests beside the others,
-what waits for a machine or a cache failed now and then.
+Tests wait for a part of their time: three workers keep two cores busy, and parts start while
+others still run. What a part prints is shown when it has ended. Its CPU seconds are those of all
+that it started, daemons too (on Linux), however busy the machine was meanwhile.
 """
 
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.prefix) / "bin"
+PYTEST = [sys.executable, "-m", "pytest", "-m"]
 TYPED = [
     *("app.py", "config", "constructs_lib", "stacks", "planner", "model_code"),
     *("local_aws", "isomorph", "bench"),
 ]
-PYTEST = [sys.executable, "-m", "pytest"]
-# tests/conftest.py says which files go first; the plugin's own order is by the number of tests.
-BOTH_CORES = [*PYTEST, "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
-
-INSTALLS: dict[str, list[str]] = {  # what tests of the others would each fetch
-    "wheelhouses": [sys.executable, "-m", "isomorph", "wheelhouses"],
-    "sagemaker": [sys.executable, "-m", "tests.stacks.sagemaker_venv"],
-    "slurm": [sys.executable, "-m", "local_aws.slurm", "install"],
-}
-ONE_CORE: dict[str, list[str]] = {  # longest first
-    "slow": [*PYTEST, "-m", "slow and not torch and not e2e"],  # clusters, one at a time
-    "gates": [*PYTEST, "-m", "gates"],
-    "types": [str(BIN / "mypy"), "--native-parser", *TYPED],
-    "shell": ["bash", "-c", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck"],
-    "lint": [str(BIN / "ruff"), "check", "."],
-    "format": [str(BIN / "ruff"), "format", "--check", "."],
-}
-TWO_WORKERS: dict[str, list[str]] = {
-    "unit": [*BOTH_CORES, "-m", "not torch and not slow and not gates and not e2e"],
-    "torch": [*BOTH_CORES, "-m", "torch and not e2e"],
-    "e2e": [*BOTH_CORES, "-m", "e2e", "tests/e2e"],  # each file has its own embedded AWS
-}
-PARTS = {**INSTALLS, **ONE_CORE, **TWO_WORKERS}
+WORKERS = len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 3
 
 
 @dataclass(frozen=True)
-class Result:
-    """How one part went; `said` is what it printed, unless it was seen already."""
+class Part:
+    """A command; how many workers it has at least and at most; the parts that must have ended."""
+
+    command: list[str]
+    least: int = 1
+    most: int = 1
+    after: tuple[str, ...] = ()
+
+    def with_workers(self, workers: int) -> list[str]:
+        """Return the command. tests/conftest.py says which of a part's files go first."""
+        if workers == 1:
+            return self.command
+        return [*self.command, "-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+
+
+def files(mark: str) -> list[str]:
+    """Return the test files that have a mark: to read all of them takes torch and ten seconds."""
+    paths = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(path.relative_to(ROOT)) for path in paths if f"mark.{mark}" in path.read_text()]
+
+
+INSTALLS = {  # what tests of the others would each fetch
+    "wheelhouses": Part([sys.executable, "-m", "isomorph", "wheelhouses"]),
+    "sagemaker": Part([sys.executable, "-m", "tests.stacks.sagemaker_venv"]),
+    "slurm": Part([sys.executable, "-m", "local_aws.slurm", "install"]),
+}
+PARTS = {  # in the order in which they start; what takes one worker fills up what takes two
+    **INSTALLS,
+    # Each file has its own embedded AWS, for which a third would be one too many.
+    "e2e": Part([*PYTEST, "e2e", *files("e2e")], least=2, most=2, after=("wheelhouses",)),
+    "slow": Part(
+        [*PYTEST, "slow and not torch and not e2e", *files("slow")], after=("sagemaker", "slurm")
+    ),
+    "gates": Part([*PYTEST, "gates", *files("gates")]),
+    "types": Part([str(BIN / "mypy"), "--native-parser", *TYPED]),
+    "unit": Part([*PYTEST, "not torch and not slow and not gates and not e2e"], most=2),
+    "shell": Part(["bash", "-c", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck"]),
+    "lint": Part([str(BIN / "ruff"), "check", "."]),
+    "format": Part([str(BIN / "ruff"), "format", "--check", "."]),
+    "torch": Part([*PYTEST, "torch and not e2e", *files("torch")], least=2, most=2),
+}
+
+
+@dataclass
+class Run:
+    """A part that runs, or ran."""
 
     name: str
-    seconds: float
-    passed: bool
-    said: str = ""
+    workers: int
+    process: subprocess.Popen[bytes]
+    said: Path
+    started: float
+    seconds: float = 0
+    cpu_seconds: float = 0
+    passed: bool = False
 
 
-def run(name: str, *, captured: bool = False) -> Result:
-    """Run one part."""
+def start(name: str, workers: int, said: Path) -> Run:
+    """Start one part, which prints to a file."""
     environment = {
         # CONTRIBUTING.md says so: who runs all tests accepts the terms of Gemma's weights.
         "ISOMORPH_ACCEPT_GEMMA_TERMS": "1",
         "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "18,20",
-        # Two workers on two cores: threads of one would wait for those of the other.
+        # More workers than cores: threads of one would wait for those of the others.
         "OMP_NUM_THREADS": "1",
         **os.environ,
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
     # Hundreds of processes start the project's code: each would compile it anew.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    start = time.monotonic()
-    done = subprocess.run(
-        PARTS[name],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE if captured else None,
-        stderr=subprocess.STDOUT if captured else None,
-        text=True,
-        errors="replace",
-    )
-    return Result(name, time.monotonic() - start, done.returncode == 0, done.stdout or "")
+    command = [sys.executable, "-m", "tests.reaper", *PARTS[name].with_workers(workers)]
+    with said.open("w") as out:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
+        )
+    print(f"   {name} starts", flush=True)
+    return Run(name, workers, process, said, time.monotonic())
 
 
-def run_two_at_a_time(names: Iterable[str]) -> list[Result]:
-    """Run parts, print what each said when it has ended, and return them in the order of ends."""
-    results = []
-    with ThreadPoolExecutor(2) as pool:
-        for future in as_completed([pool.submit(run, name, captured=True) for name in names]):
-            results.append(future.result())
-            print(f"== {results[-1].name}\n{results[-1].said}", end="", flush=True)
-    return results
+def end(running: dict[int, Run]) -> Run:
+    """Wait until one of the running parts has ended, show what it printed, and return it."""
+    ended, status, used = os.wait4(-1, 0)
+    run = running.pop(ended)
+    run.process.returncode = os.waitstatus_to_exitcode(status)
+    run.seconds = time.monotonic() - run.started
+    run.cpu_seconds = used.ru_utime + used.ru_stime
+    run.passed = run.process.returncode == 0
+    print(f"== {run.name}\n{run.said.read_text(errors='replace')}", end="", flush=True)
+    return run
+
+
+def run_parts(names: Collection[str], folder: Path) -> list[Run]:
+    """Run parts, as many at a time as there are workers for, and return them as they ended."""
+    waiting = [name for name in PARTS if name in names]
+    running: dict[int, Run] = {}
+    ended = []
+    while waiting or running:
+        for name in tuple(waiting):
+            part = PARTS[name]
+            free = WORKERS - sum(run.workers for run in running.values())
+            if {*waiting, *(run.name for run in running.values())}.intersection(part.after):
+                continue
+            if free < part.least:
+                break  # those behind it would keep it waiting
+            waiting.remove(name)
+            run = start(name, min(free, part.most), folder / name)
+            running[run.process.pid] = run
+        try:
+            ended.append(end(running))
+        except KeyboardInterrupt:  # the parts got it, too: let them take down what they put up
+            waiting.clear()
+    return ended
 
 
 def main(names: list[str]) -> int:
@@ -97,24 +145,18 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"no part {', '.join(unknown)}; there are: {', '.join(PARTS)}", file=sys.stderr)
         return 2
-    start = time.monotonic()
-    wanted = names or list(PARTS)
-    results = [
-        result
-        for parts in (INSTALLS, ONE_CORE)
-        for result in run_two_at_a_time(name for name in parts if name in wanted)
-    ]
-    for name in TWO_WORKERS:
-        if name in wanted:
-            print(f"== {name}", flush=True)
-            results.append(run(name))
-    print("\npart           seconds")
-    for each in results:
-        print(f"{each.name:<14} {each.seconds:7.1f}  {'ok' if each.passed else 'FAILED'}")
-    print(f"{'all':<14} {time.monotonic() - start:7.1f}")
-    failed = sum(not each.passed for each in results)
-    print(f"{len(results) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        runs = run_parts(names or PARTS, Path(folder))
+    print(f"\n{'part':<14} seconds  CPU seconds")
+    for each in runs:
+        result = "ok" if each.passed else "FAILED"
+        print(f"{each.name:<14} {each.seconds:7.1f}  {each.cpu_seconds:11.1f}  {result}")
+    used = sum(each.cpu_seconds for each in runs)
+    print(f"{'all':<14} {time.monotonic() - began:7.1f}  {used:11.1f}")
+    passed = sum(each.passed for each in runs)
+    print(f"{passed} passed, {len(runs) - passed} failed")
+    return 0 if passed == len(set(names) or PARTS) else 1
 
 
 if __name__ == "__main__":

@@ -131,6 +131,25 @@ def test_the_types_of_what_is_used_of_the_cdk_are_checked():
     assert used == {name for name in read if name.startswith("aws_cdk.aws_")}
 
 
+def test_the_types_of_what_is_used_of_other_libraries_are_checked():
+    """mypy skips some of what they import themselves; these three are skipped with reason."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["overrides"]
+    skipped = {
+        pattern.removesuffix(".*")
+        for each in settings
+        if each.get("follow_imports") == "skip"
+        for pattern in each["module"]
+    } - {"aws_cdk", "moto", "transformers"}
+    used = {
+        name
+        for package in (*MAY_IMPORT, "bench")
+        for path in files_of(package)
+        for name in imported(path)
+    }
+    assert skipped
+    assert not {name for name in used if any(f"{name}.".startswith(f"{s}.") for s in skipped)}
+
+
 def below_yaml(names: set[str]) -> bool:
     return bool({name.split(".")[0] for name in names} & {"ruamel", "yaml"})
 

@@ -1,4 +1,6 @@
 import errno
+import platform
+import sys
 import zipfile
 from pathlib import Path
 
@@ -6,6 +8,7 @@ import pytest
 
 from isomorph import packages, samples, torch_build, wheelhouse
 from isomorph.errors import UserError
+from stacks.wheelhouse import wheelhouse_name
 
 
 def test_fails_when_the_disk_has_too_little_space(tmp_path: Path) -> None:
@@ -115,6 +118,28 @@ class TestSamples:
 
 
 class TestWheelhouse:
+    @pytest.mark.parametrize(
+        ("libc", "downloads"),
+        [(("glibc", "2.34"), False), (("glibc", "2.33"), True), (("", ""), True)],
+    )
+    def test_wheels_for_amazon_linux_are_not_downloaded_again_where_they_run(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        libc: tuple[str, str],
+        downloads: bool,
+    ) -> None:
+        monkeypatch.setattr(platform, "system", lambda: "Linux")
+        monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr(platform, "libc_ver", lambda: libc)
+        monkeypatch.setattr(packages, "download", lambda *_, **__: [])
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        there = tmp_path / wheelhouse_name("gqa", version, "llama.cpp")
+        there.write_bytes(b"wheels")
+        path = tmp_path / wheelhouse_name("gqa", "host", "llama.cpp")
+        wheelhouse.build("gqa", engine="llama.cpp", python="host", path=path)
+        assert path.samefile(there) is not downloads
+
     def test_the_zip_depends_on_its_content_alone(self, tmp_path: Path) -> None:
         wheels = []
         for name in ("b-1-py3-none-any.whl", "a-1-py3-none-any.whl"):

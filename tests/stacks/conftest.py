@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.cdk_app import FLAGS, json_of, new_app
+from tests.cdk_app import json_of, new_app
+from tests.stacks import synthesis
+from tests.stacks.synthesis import Synthesized
 
-import aws_cdk as cdk  # isort: skip
-from app import build  # isort: skip
 from config import EnvironmentConfig  # isort: skip
 from stacks.stage import ToolkitStage  # isort: skip
 from stacks.wheelhouse import function_libraries_name, wheelhouse_name  # isort: skip
@@ -67,15 +67,11 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shipped(wheels: Path) -> cdk.App:
-    """Every environment as it is shipped. For tests that change nothing: they all share it."""
-    return build(FLAGS, wheels)
-
-
-@pytest.fixture(scope="session")
-def assembly_of_shipped(shipped: cdk.App) -> Path:
-    """The folder that it is synthesized into."""
-    return Path(shipped.synth().directory)
+def shipped(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Synthesized:
+    """Every environment as it is shipped, through every gate. For tests with the mark `gates`."""
+    synthesized = synthesis.synthesize(wheels, tmp_path_factory.mktemp("shipped") / "cdk.out")
+    assert synthesized.done.returncode == 0, synthesized.done.stderr
+    return synthesized
 
 
 @pytest.fixture(scope="session")

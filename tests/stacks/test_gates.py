@@ -1,7 +1,6 @@
 """The security gates: they pass on what is shipped, and fail on what they are there for."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.cdk_app import FLAGS, ROOT
+from tests.cdk_app import FLAGS
+from tests.stacks.synthesis import synthesize
 
 import aws_cdk as cdk  # isort: skip
 from aws_cdk import aws_logs as logs  # isort: skip
@@ -17,11 +17,11 @@ from aws_cdk import aws_s3 as s3  # isort: skip
 
 from app import build  # isort: skip
 
-SYNTHESIZE = """
-import json, sys
-from pathlib import Path
-import app
-app.build(json.loads(sys.argv[1]), Path(sys.argv[2])).synth()
+CFN_LINT = """
+import gc
+gc.disable()  # a fifth of its time
+from cfnlint.runner.cli import main
+main()
 """
 BREAK_A_PROPERTY = """
 import json, sys
@@ -33,52 +33,20 @@ app.synth()
 """
 
 
-def synthesize(wheels: Path, outdir: Path, script: str = SYNTHESIZE, **context: str):
-    """Run the app as `cdk` would: all validation on, no credentials anywhere."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CDK_"))
-    }
-    environment |= {
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": str(outdir / "none"),
-        "AWS_SHARED_CREDENTIALS_FILE": str(outdir / "none"),
-        "CDK_OUTDIR": str(outdir),
-    }
-    return subprocess.run(
-        [sys.executable, "-c", script, json.dumps({**FLAGS, **context}), str(wheels)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-
-
-@pytest.fixture(scope="module")
-def assembly(wheels, tmp_path_factory):
-    outdir = tmp_path_factory.mktemp("assembly") / "cdk.out"
-    done = synthesize(wheels, outdir)
-    assert done.returncode == 0, done.stderr
-    return outdir, done
-
-
 @pytest.mark.gates
-def test_every_environment_passes_every_gate_without_credentials(assembly):
-    outdir, done = assembly
-    templates = {path.parent.name for path in outdir.rglob("*.template.json")}
+def test_without_context_every_environment_passes_every_gate_without_credentials(shipped):
+    templates = {path.parent.name for path in shipped.folder.rglob("*.template.json")}
     assert templates == {"assembly-dev", "assembly-local", "assembly-prod"}
-    assert "WARNING" not in done.stdout + done.stderr
+    assert "WARNING" not in shipped.done.stdout + shipped.done.stderr
 
 
 @pytest.mark.gates
-def test_cfn_lint_has_nothing_to_say(assembly):
+def test_cfn_lint_has_nothing_to_say(shipped):
     # W3010 asks for Fn::GetAZs; an environment names its zones so that synthesis asks no network.
     # W3005: CDK's Function names its role as a dependency besides referring to it.
-    outdir, _ = assembly
-    tool = Path(sys.executable).parent / "cfn-lint"
-    templates = sorted(str(path) for path in outdir.rglob("*.template.json"))
+    templates = sorted(str(path) for path in shipped.folder.rglob("*.template.json"))
     done = subprocess.run(
-        [tool, "--ignore-checks", "W3010", "W3005", "--", *templates],
+        [sys.executable, "-c", CFN_LINT, "--ignore-checks", "W3010", "W3005", "--", *templates],
         capture_output=True,
         text=True,
         timeout=240,
@@ -89,7 +57,7 @@ def test_cfn_lint_has_nothing_to_say(assembly):
 
 @pytest.mark.gates
 def test_cloudformations_own_validation_fails_the_synthesis(wheels, tmp_path):
-    done = synthesize(wheels, tmp_path / "cdk.out", BREAK_A_PROPERTY)
+    done = synthesize(wheels, tmp_path / "cdk.out", BREAK_A_PROPERTY).done
     assert done.returncode != 0
     assert "does not match pattern" in done.stdout + done.stderr
 
@@ -114,16 +82,15 @@ def test_our_own_rules_fail_the_synthesis(refusal):
     assert "Isomorph::LogGroups" in refusal
 
 
-def test_findings_are_acknowledged_on_single_resources_with_a_reason(shipped, assembly_of_shipped):
-    key = cdk.Validations.ACKNOWLEDGED_RULES_METADATA_KEY
-    for whole in (shipped, *shipped.node.children):  # an environment's is in no stack's metadata
-        assert not [entry for entry in whole.node.metadata if entry.type == key], whole.node.path
+@pytest.mark.gates
+def test_findings_are_acknowledged_on_single_resources_with_a_reason(shipped):
+    assert shipped.done.stdout == ""  # it names what is acknowledged on more
     found = [
         (path, entry["data"])
-        for manifest in assembly_of_shipped.rglob("manifest.json")
+        for manifest in shipped.folder.rglob("manifest.json")
         for path, entries in metadata(manifest).items()
         for entry in entries
-        if entry["type"] == key
+        if entry["type"] == cdk.Validations.ACKNOWLEDGED_RULES_METADATA_KEY
     ]
     assert len(found) > 3
     for path, data in found:

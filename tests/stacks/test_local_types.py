@@ -1,11 +1,13 @@
 """Which resource types the embedded deployment exercises, and which only a real account gets."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from local_aws.describe import DESCRIBE, NOTHING_TO_SEE
+from tests.stacks.synthesis import Synthesized
+
+pytestmark = pytest.mark.gates
 
 ONLY_IN_ACCOUNTS = {
     "AWS::CloudFront::Distribution": "nobody is far from the embedded AWS",
@@ -26,10 +28,10 @@ ONLY_IN_ACCOUNTS = {
 
 
 @pytest.fixture(scope="module")
-def types(assembly_of_shipped: Path) -> dict[str, set[str]]:
+def types(shipped: Synthesized) -> dict[str, set[str]]:
     """The resource types of each shipped environment."""
     found: dict[str, set[str]] = {}
-    for path in assembly_of_shipped.glob("assembly-*/*.template.json"):
+    for path in shipped.folder.glob("assembly-*/*.template.json"):
         kinds = {row["Type"] for row in json.loads(path.read_text())["Resources"].values()}
         found.setdefault(path.parent.name.removeprefix("assembly-"), set()).update(kinds)
     return found

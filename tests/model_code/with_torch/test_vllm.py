@@ -29,7 +29,7 @@ from model_code.common.errors import SettingsError, WeightsError
 from model_code.common.gguf_model import find_gguf
 from model_code.common.tokenizer import FolderTokenizer
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = ROOT / ".isomorph/cache/vllm/bin/python"  # `make vllm`
 CHILD = ROOT / "model_code/common/engine/vllm_child.py"
