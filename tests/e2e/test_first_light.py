@@ -180,7 +180,7 @@ def test_refresh_replaces_every_machine(
 def test_a_changed_setting_updates_the_group(local: Environment) -> None:
     done = cdk(
         local,
-        *("deploy", "-c", "env=local", "-c", "gqa.max_capacity=2"),
+        *("deploy", "-c", "env=local", "-c", "slugs=gqa", "-c", "gqa.max_capacity=2"),
         *("--require-approval", "never", "local/gqa"),
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -121,30 +121,9 @@ def test_the_nodes_told_cloudwatch_how_they_were_set_up(local: Environment) -> N
     assert ended.count(("controller", "slurm")) == 1
 
 
-def test_a_run_trains_on_two_nodes_and_is_done(local, isomorph, shared, scheduler) -> None:
-    job = start(isomorph, "--steps", "12")
-    done = isomorph("logs", "moe", "--env", "local", "--job", str(job), "--follow")
-    assert done.returncode == 0, done.stdout + done.stderr
-    [begun] = events(done.stdout, "start")
-    assert begun["ranks"] == 2
-    losses = [event["loss"] for event in events(done.stdout, "step")]
-    assert len(losses) == 12
-    assert losses[-1] < losses[0] - 0.3
-    assert events(done.stdout, "step")[-1]["dropped_tokens"] == 0
-    [state] = json.loads(isomorph("status", "local", "moe", "--json").stdout)
-    assert (state["job"], state["state"], state["nodes"]) == (job, "done", 2)
-    assert state["slurm"] == scheduler
-    url = local.outputs("moe-training")["CheckpointUrl"]
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-
-    def exported() -> bool:
-        rows = local.client("s3").list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
-        return any(row["Key"].endswith("step-00000012/.metadata") for row in rows)
-
-    eventually(exported, 30)
-
-
-def test_a_killed_rank_a_stop_and_a_second_start_lose_nothing(isomorph, shared) -> None:
+def test_a_run_on_two_nodes_outlives_a_killed_rank_and_a_stop_and_is_done(
+    local, isomorph, shared, scheduler
+) -> None:
     words = ("--name", "long", "--checkpoint-every", "4")
     job = start(isomorph, *words, "--steps", "2000")
     again = isomorph("start", "moe", "--env", "local", *words, "--steps", "5")
@@ -157,21 +136,37 @@ def test_a_killed_rank_a_stop_and_a_second_start_lose_nothing(isomorph, shared) 
     before = len(events(log(shared, job), "step"))
     eventually(lambda: len(events(log(shared, job), "step")) > before, 120)
     text = log(shared, job)
+    assert [event["ranks"] for event in events(text, "start")] == [2, 2]
     first_after = events(text[text.rindex('{"event": "start"') :], "step")[0]["step"]
     assert first_after - 1 in {event["step"] for event in events(text, "checkpoint")}
 
     done = isomorph("stop", "moe", "--env", "local", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["state"] == "stopped"
+    steps = events(log(shared, job), "step")
     saved = events(log(shared, job), "checkpoint")[-1]["step"]
-    assert saved == events(log(shared, job), "step")[-1]["step"]
+    assert saved == steps[-1]["step"]
     assert ranks(shared) == []
 
-    job = start(isomorph, *words, "--steps", str(saved + 2))
-    done = isomorph("logs", "moe", "--env", "local", "--follow")
+    last = max(saved + 2, 12)
+    job = start(isomorph, *words, "--steps", str(last))
+    done = isomorph("logs", "moe", "--env", "local", "--job", str(job), "--follow")
     assert done.returncode == 0, done.stdout + done.stderr
-    steps = [event["step"] for event in events(done.stdout, "step")]
-    assert steps == [saved + 1, saved + 2]
+    more = events(done.stdout, "step")
+    assert [event["step"] for event in more] == [*range(saved + 1, last + 1)]
+    assert more[-1]["loss"] < steps[0]["loss"] - 0.3
+    assert more[-1]["dropped_tokens"] == 0
+    rows = json.loads(isomorph("status", "local", "moe", "--json").stdout)
+    [state] = [row for row in rows if row["job"] == job]
+    assert (state["state"], state["nodes"], state["slurm"]) == ("done", 2, scheduler)
+    url = local.outputs("moe-training")["CheckpointUrl"]
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+
+    def exported() -> bool:
+        rows = local.client("s3").list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+        return any(row["Key"].endswith(f"step-{last:08}/.metadata") for row in rows)
+
+    eventually(exported, 30)
 
 
 def test_what_the_controller_refuses_is_one_line(isomorph) -> None:
