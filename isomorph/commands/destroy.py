@@ -53,7 +53,8 @@ def _destroy(environment: Environment, stacks: list[str], deployed: list[str]) -
                 *("--force", "--output", str(state() / "destroyed")),  # cdk.out may be another's
                 *(f"{environment.name}/{stack}" for stack in stacks),
             ],
-            environment=environment.variables,
+            # Nor is what goes to be checked once more.
+            environment={**environment.variables, "CDK_VALIDATION": "false"},
             log=state() / "cdk.log",
         )
 

@@ -4,6 +4,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from model_code.common.engine.native import NativeEngine
 from model_code.common.errors import SettingsError, WeightsError
 from model_code.common.model_folder import load_folder
 from model_code.common.tokenizer import FolderTokenizer
+from tests.model_code.conftest import ROOT
 
 pytestmark = pytest.mark.torch
 VOCABULARY = 300
@@ -155,3 +158,16 @@ def test_fails_when_a_config_is_damaged_or_its_context_too_short(
     changed(folder, tmp_path, tokenizer_config=b"[]")
     with pytest.raises(WeightsError, match=r"a config.json holds an object, this holds \[\]"):
         load_folder(tmp_path, context=8, dtype=torch.float32)
+
+
+def test_a_model_is_loaded_without_torch_s_compiler(folder: Path) -> None:
+    """Operations on the meta device would bring it along, and half a second of each start."""
+    code = (
+        "import sys, torch; from pathlib import Path; from model_code.common.model_folder import *; "
+        "load_folder(Path(sys.argv[1]), context=64, dtype=torch.float32); "
+        "print({'sympy', 'torch', 'torch._dynamo'} & {*sys.modules})"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, folder], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert found.stdout == "{'torch'}\n"
