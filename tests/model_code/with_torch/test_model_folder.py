@@ -163,8 +163,8 @@ def test_fails_when_a_config_is_damaged_or_its_context_too_short(
 def test_a_model_is_loaded_without_torch_s_compiler(folder: Path) -> None:
     """Operations on the meta device would bring it along, and half a second of each start."""
     code = (
-        "import sys, torch; from pathlib import Path; from model_code.common.model_folder import *; "
-        "load_folder(Path(sys.argv[1]), context=64, dtype=torch.float32); "
+        "import pathlib, sys, torch; from model_code.common.model_folder import load_folder; "
+        "load_folder(pathlib.Path(sys.argv[1]), context=64, dtype=torch.float32); "
         "print({'sympy', 'torch', 'torch._dynamo'} & {*sys.modules})"
     )
     found = subprocess.run(
