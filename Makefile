@@ -45,8 +45,7 @@ wheelhouses: install  ## Download the wheels that nodes install (cached)
 	@$(BIN)/isomorph wheelhouses
 
 lock: $(BIN)/.dev  ## Pin again after a change of a *.in file
-	@for file in requirements requirements-dev model_code/gqa/serve/requirements model_code/mla/serve/requirements \
-	  model_code/moe/serve/requirements model_code/moe/train/requirements; do \
+	@for file in requirements requirements-dev $(basename $(wildcard model_code/*/*/requirements.in)); do \
 	  $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-find-links \
 	    --no-emit-index-url --no-emit-trusted-host --output-file $$file.txt $$file.in || exit 1; done
 	@# pip had not resolved vLLM's 151 packages after seven minutes.
