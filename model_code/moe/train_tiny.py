@@ -10,12 +10,16 @@ against each step's load (DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+
+# Read when torch is loaded: waiting threads that spin make training slower where others work too.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from torch import Tensor

@@ -127,40 +127,10 @@ def events(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if line.startswith('{"event"')]
 
 
-def test_a_run_stops_with_a_checkpoint_and_goes_on_from_it(operator, caller, tmp_path):
-    admit(caller)
-    submit(operator, caller, tmp_path, "--steps", "100000")
-    jobs = TrainingCluster(load("prod")).jobs()
-    [first] = jobs.all()
-    said: list[str] = []
-    reader = threading.Thread(
-        target=lambda: said.extend(part["text"] for part in jobs.log(first, follow=True))
-    )
-    reader.start()
-    wait_for(lambda: steps(operator), 120)
-    assert state() == ("running", "")
-    with pytest.raises(UserError, match="job moe-small runs already"):
-        submit(operator, caller, tmp_path, "--steps", "100000")
-    assert json.loads(run(stop, "moe", "--json"))["state"] == "stopped"
-    reader.join(timeout=30)
-    assert not reader.is_alive()
-    ended = [each for each in events("".join(said)) if each["event"] == "end"]
-    assert [each["stopped"] for each in ended] == [True]
-    saved = steps(operator)[-1]
-    assert saved == ended[0]["step"]
-    assert events("".join(said))[0]["ranks"] == 2
-    submit(operator, caller, tmp_path, "--steps", str(saved + 3), "--nodes", "1")
-    log = run(logs, "moe", "--follow")
-    resumed = [each["step"] for each in events(log) if each["event"] == "resumed"]
-    assert resumed == [saved], (log, operator.said())
-    assert events(log)[-1] | {"time": ""} == {
-        "event": "end", "step": saved + 3, "stopped": False, "time": "",
-    }  # fmt: skip
-    assert state()[0] == "done"
-    assert run(logs, "moe") == log
-
-
-def test_a_run_waits_in_its_queue_and_is_stopped_there(operator, played, caller, tmp_path):
+def test_a_run_waits_dies_goes_on_and_stops_with_a_checkpoint_for_the_next(
+    operator, played, caller, tmp_path
+):
+    """One after the other, as it may happen to a run: each start takes a pod several seconds."""
     caller.outputs |= TEAMS
     caller.key = "ADMINKEY"
     for team in ("research", "serving"):
@@ -176,18 +146,48 @@ def test_a_run_waits_in_its_queue_and_is_stopped_there(operator, played, caller,
     wait_for(lambda: state()[1] == FULL)
     assert state()[0] == "pending"
     assert json.loads(run(logs, "moe", "--json"))["why"] == FULL
+
+    jobs = TrainingCluster(load("prod")).jobs()
+    [first] = jobs.all()
+    said: list[str] = []
+    reader = threading.Thread(
+        target=lambda: said.extend(part["text"] for part in jobs.log(first, follow=True))
+    )
     operator.room = True
     wait_for(lambda: steps(operator), 120)
+    reader.start()
+    assert state() == ("running", "")
+    with pytest.raises(UserError, match="job research/moe-small runs already"):
+        submit(operator, caller, tmp_path, "--steps", "100000")
+
     for container in operator.containers.values():
         container.kill()
     restarted = wait_for(lambda: [each for each in operator.containers.values() if each.restarts])
     wait_for(lambda: b"resumed" in b"".join(restarted[0].lines), 120)
     log = events(run(logs, "moe"))  # of both containers, the one that died and the one after it
     assert [each["event"] for each in log].count("start") == 2
+
     job = played.store.get("PyTorchJob", "hyperpod-ns-research", "moe-small")
     assert json.loads(run(stop, "moe", "--json"))["state"] == "stopped"
+    reader.join(timeout=30)
+    assert not reader.is_alive()
+    ended = [each for each in events("".join(said)) if each["event"] == "end"]
+    assert [each["stopped"] for each in ended] == [True]
+    saved = steps(operator)[-1]
+    assert saved == ended[0]["step"]
+    assert events("".join(said))[0]["ranks"] == 2
     [workload] = played.store.all("Workload")
     assert workload["spec"]["active"] is False
     left = played.store.get("PyTorchJob", "hyperpod-ns-research", "moe-small")
     assert left["metadata"]["uid"] == job["metadata"]["uid"]
     assert json.loads(run(logs, "moe", "--json"))["why"].startswith("there is no log: its pods ar")
+
+    submit(operator, caller, tmp_path, "--steps", str(saved + 3), "--nodes", "1")
+    log = run(logs, "moe", "--follow")
+    resumed = [each["step"] for each in events(log) if each["event"] == "resumed"]
+    assert resumed == [saved], (log, operator.said())
+    assert events(log)[-1] | {"time": ""} == {
+        "event": "end", "step": saved + 3, "stopped": False, "time": "",
+    }  # fmt: skip
+    assert state()[0] == "done"
+    assert run(logs, "moe") == log

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from model_code.moe.train.checkpoints import whole
 from tests.model_code.conftest import ROOT
 from tests.model_code.with_torch import moe_runs
 from tests.model_code.with_torch.moe_ranks import together
@@ -119,13 +118,3 @@ def test_losses_stay_the_same_when_one_of_four_ranks_is_killed(
         run.process.kill()
     assert sum(event["event"] == "start" for event in run.events) == 2
     assert run.kept() == ["step-00000010", "step-00000012"]
-
-
-def test_a_run_that_is_asked_to_end_writes_a_checkpoint_first(data: Path, tmp_path: Path) -> None:
-    run = Run(data, tmp_path, 2)
-    run.until("step", 3)
-    run.process.terminate()
-    run.until("end")
-    run.process.wait(60)
-    assert run.events[-1]["stopped"] is True
-    assert whole(run.checkpoints)[-1].name == f"step-{run.events[-1]['step']:08}"
