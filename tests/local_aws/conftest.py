@@ -1,4 +1,4 @@
-"""One embedded AWS for each module of tests, and what they do with it."""
+"""One embedded AWS for all tests, and what they do with it."""
 
 import json
 import os
@@ -115,8 +115,9 @@ class Emulator:
         return str(reasons[-1])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """An embedded AWS; each module deletes the stacks that it creates."""
     folder: Path = tmp_path_factory.mktemp("aws") / "state"
     yield Emulator(daemon.start(folder, free_port()))
     daemon.stop(folder)

@@ -29,7 +29,7 @@ def test_a_new_version_rolls_without_a_failed_request(emulator: Emulator) -> Non
     host, over, seen = web.host, threading.Event(), []
 
     def keep_asking() -> None:
-        while not over.is_set():
+        while not over.wait(0.02):
             try:
                 seen.append(web.ask(host=host)["version"])
             except httpx.HTTPError as error:
