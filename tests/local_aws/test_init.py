@@ -156,7 +156,7 @@ def test_what_does_not_stop_is_killed(boot: Boot) -> None:
 
 def test_power_off_lets_services_end(boot: Boot) -> None:
     polite = (
-        "ExecStart=/bin/sh -c 'trap \"echo goodbye; exit 0\" TERM; echo armed; "
+        'ExecStart=/bin/sh -c \'trap "echo goodbye; exit 0" TERM; echo armed; '
         "while :; do sleep 0.1; done'"
     )
     machine = boot(with_service(polite))
