@@ -43,7 +43,7 @@ LONGEST = (
     "isomorph/test_commands.py",
     "isomorph/test_fleets.py",
     "stacks/test_app.py",
-    "stacks/test_local_types.py",
+    "stacks/test_shipped.py",
 )
 
 # A machine that is busy is no reason to fail.

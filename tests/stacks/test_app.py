@@ -19,11 +19,6 @@ def local(wheels):
     return build({**FLAGS, "env": "local"}, wheels)
 
 
-def test_without_context_every_environment_is_built(shipped):
-    stages = {child.node.id for child in shipped.node.children if hasattr(child, "stage_name")}
-    assert stages == {"dev", "local", "prod"}
-
-
 def test_env_narrows_to_one_environment(local):
     paths = {node.node.path for node in local.node.find_all()}
     assert {"local/foundation", "local/gqa"} <= paths
@@ -35,14 +30,6 @@ def test_an_override_reaches_the_stack(wheels):
     assembly = app.synth().get_nested_assembly("assembly-local")
     [stack] = [each for each in assembly.stacks if each.stack_name == "local-gqa"]
     assert stack.template["Outputs"]["Engine"]["Value"] == "native"
-
-
-def test_synthesis_asks_the_account_nothing(assembly_of_shipped):
-    # What is missing the CLI looks up, and then runs the app a second time.
-    found = assembly_of_shipped.rglob("manifest.json")
-    manifests = [json.loads(path.read_text()) for path in found]
-    assert len(manifests) == 4
-    assert [each["missing"] for each in manifests if "missing" in each] == []
 
 
 def test_a_stack_deploys_after_the_foundation_and_needs_no_other(local):

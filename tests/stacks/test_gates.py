@@ -5,13 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cdk_app import FLAGS, ROOT
 
-import aws_cdk as cdk  # isort: skip
 from aws_cdk import aws_logs as logs  # isort: skip
 from aws_cdk import aws_s3 as s3  # isort: skip
 
@@ -112,31 +110,3 @@ def test_cdk_nag_fails_the_synthesis(refusal):
 
 def test_our_own_rules_fail_the_synthesis(refusal):
     assert "Isomorph::LogGroups" in refusal
-
-
-def test_findings_are_acknowledged_on_single_resources_with_a_reason(shipped, assembly_of_shipped):
-    key = cdk.Validations.ACKNOWLEDGED_RULES_METADATA_KEY
-    for whole in (shipped, *shipped.node.children):  # an environment's is in no stack's metadata
-        assert not [entry for entry in whole.node.metadata if entry.type == key], whole.node.path
-    found = [
-        (path, entry["data"])
-        for manifest in assembly_of_shipped.rglob("manifest.json")
-        for path, entries in metadata(manifest).items()
-        for entry in entries
-        if entry["type"] == key
-    ]
-    assert len(found) > 3
-    for path, data in found:
-        assert len(path.split("/")) > 3, f"{path}, a whole stack: {data}"
-        for rule, reason in data.items():
-            assert len(reason) > 30, f"{path}: {rule}: {reason}"
-
-
-def metadata(manifest: Path) -> dict[str, Any]:
-    """What constructs say of themselves, by path such as /local/gqa/Role."""
-    found: dict[str, Any] = {}
-    for artifact in json.loads(manifest.read_text())["artifacts"].values():
-        found |= artifact.get("metadata", {})
-        if name := artifact.get("additionalMetadataFile"):
-            found |= json.loads((manifest.parent / name).read_text())
-    return found
