@@ -116,8 +116,18 @@ class Emulator:
 
 
 @pytest.fixture(scope="session")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """An embedded AWS; each module deletes the stacks that it creates."""
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The embedded AWS of all modules."""
     folder: Path = tmp_path_factory.mktemp("aws") / "state"
-    yield Emulator(daemon.start(folder, free_port()))
+    yield daemon.start(folder, free_port())
     daemon.stop(folder)
+
+
+@pytest.fixture(scope="module")
+def emulator(running: Running) -> Iterator[Emulator]:
+    """The embedded AWS; what a test that failed left in it is deleted before the next module."""
+    given = Emulator(running)
+    yield given
+    for stack in given.client("cloudformation").list_stacks()["StackSummaries"]:
+        if stack["StackStatus"] != "DELETE_COMPLETE":
+            given.delete(stack["StackName"])
