@@ -24,6 +24,7 @@ class ToolkitStage(cdk.Stage):
     def __init__(
         self, scope: Construct, environment: EnvironmentConfig, *, wheelhouses: Path = FOLDER
     ) -> None:
+        chosen = list(selected(environment))  # what is wrong is said before anything is made
         env = cdk.Environment(account=environment.account, region=environment.region)
         super().__init__(scope, environment.name, env=env)
         foundation = Foundation(
@@ -44,7 +45,7 @@ class ToolkitStage(cdk.Stage):
             wheelhouses=wheelhouses,
             email=environment.budget.email,
         )
-        for deployable, settings in selected(environment):
+        for deployable, settings in chosen:
             wanted = [name for name in deployable.stacks if settings.wants(name)]
             for name in wanted:
                 stack = deployable.stacks[name]

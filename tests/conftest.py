@@ -1,9 +1,10 @@
-"""What all tests share: who goes first, how patient generated tests are, what boto3 has read."""
+"""What all tests share: who goes first, how patient generated tests are, what clients have read."""
 
 import functools
 from pathlib import Path
 
 import botocore.session
+import httpx._transports.default
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -13,6 +14,12 @@ settings.load_profile("busy")
 
 # Each session of boto3 reads the descriptions of its services, megabytes of JSON; tests make many.
 botocore.session.create_loader = functools.cache(botocore.session.create_loader)
+
+# Each request of httpx outside a client reads the certificates of all authorities, which takes ten
+# times as long as the rest; tests ask in loops.
+httpx._transports.default.create_ssl_context = functools.cache(
+    httpx._transports.default.create_ssl_context
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

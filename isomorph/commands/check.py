@@ -12,7 +12,9 @@ from isomorph import output
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def check(name: str, json_: bool) -> None:
     """Read config/ENV.yaml, refuse what is wrong in it, and say what it turns on."""
-    from config import load_environments
+    from config import load_environments, require_environment
+
+    require_environment(name)  # before the CDK is imported, which takes two seconds
     from stacks.map_data import INNOVATIONS
     from stacks.registry import SETTINGS, selected
 

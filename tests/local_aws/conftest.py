@@ -1,4 +1,4 @@
-"""One embedded AWS for each module of tests, and what they do with it."""
+"""One embedded AWS for all tests, and what they do with it."""
 
 import json
 import os
@@ -115,8 +115,19 @@ class Emulator:
         return str(reasons[-1])
 
 
-@pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The embedded AWS of all modules."""
     folder: Path = tmp_path_factory.mktemp("aws") / "state"
-    yield Emulator(daemon.start(folder, free_port()))
+    yield daemon.start(folder, free_port())
     daemon.stop(folder)
+
+
+@pytest.fixture(scope="module")
+def emulator(running: Running) -> Iterator[Emulator]:
+    """The embedded AWS; what a test that failed left in it is deleted before the next module."""
+    given = Emulator(running)
+    yield given
+    for stack in given.client("cloudformation").list_stacks()["StackSummaries"]:
+        if stack["StackStatus"] != "DELETE_COMPLETE":
+            given.delete(stack["StackName"])

@@ -261,6 +261,7 @@ def test_a_job_whose_node_is_lost_goes_on_elsewhere_and_was_never_ended_in_betwe
 
 @on_slurm
 def test_a_node_that_fails_the_prolog_is_drained_and_its_job_goes_to_another(deployed):
+    until(lambda: deployed.up() == 2, "the nodes that the job may go to")
     bad = next(row for row in deployed.nodes() if row["group"] == "workers")
     python = Path(bad["folder"]) / "opt/isomorph/venv/bin/python"
     python.rename(python.with_name("gone"))

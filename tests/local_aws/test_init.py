@@ -145,21 +145,24 @@ def test_on_failure_leaves_what_ended_well(boot: Boot) -> None:
 
 
 def test_what_does_not_stop_is_killed(boot: Boot) -> None:
-    stubborn = "ExecStart=/bin/sh -c 'trap : TERM; while :; do sleep 0.1; done'"
+    stubborn = "ExecStart=/bin/sh -c 'trap : TERM; echo armed; while :; do sleep 0.1; done'"
     machine = boot(with_service(stubborn, "TimeoutStopSec=500ms"))
     booted(machine)
     systemctl(machine, "start", "web")
+    until(lambda: "armed" in console(machine), "the service's trap")
     assert systemctl(machine, "stop", "web")[0] == 0
     assert "ended with -9" in console(machine)
 
 
 def test_power_off_lets_services_end(boot: Boot) -> None:
     polite = (
-        "ExecStart=/bin/sh -c 'trap \"echo goodbye; exit 0\" TERM; while :; do sleep 0.1; done'"
+        'ExecStart=/bin/sh -c \'trap "echo goodbye; exit 0" TERM; echo armed; '
+        "while :; do sleep 0.1; done'"
     )
     machine = boot(with_service(polite))
     booted(machine)
     systemctl(machine, "start", "web")
+    until(lambda: "armed" in console(machine), "the service's trap")
     machine.power_off()
     until(lambda: not machine.running, "the end of init")
     assert "goodbye" in console(machine)

@@ -29,7 +29,7 @@ def test_a_new_version_rolls_without_a_failed_request(emulator: Emulator) -> Non
     host, over, seen = web.host, threading.Event(), []
 
     def keep_asking() -> None:
-        while not over.is_set():
+        while not over.wait(0.02):
             try:
                 seen.append(web.ask(host=host)["version"])
             except httpx.HTTPError as error:
@@ -38,6 +38,7 @@ def test_a_new_version_rolls_without_a_failed_request(emulator: Emulator) -> Non
     asking = threading.Thread(target=keep_asking)
     asking.start()
     try:
+        until(lambda: seen, "an answer of the first version")
         signals = fleet.ID + fleet.SIGNAL.format(stack="rolling", status="SUCCESS")
         changed = fleet.template(fleet.boot("2", more=signals), UpdatePolicy=ROLLING)
         assert emulator.update("rolling", changed) == "UPDATE_COMPLETE"

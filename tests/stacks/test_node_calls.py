@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ SERVICES = ("autoscaling", "cloudformation", "cloudwatch", "ec2", "elasticache",
             "s3", "secretsmanager", "ssm", "sts")  # fmt: skip
 
 
+@cache
 def operations() -> dict[str, list[str]]:
     """Return IAM actions by the name of the boto3 method, over the services that a node may use."""
     found: dict[str, list[str]] = {}
@@ -45,8 +47,9 @@ def operations() -> dict[str, list[str]]:
     return found
 
 
-def calls(path: Path) -> Iterator[str]:
-    """Yield the names of methods that are called in a file, but for what nodes do not run."""
+@cache
+def calls(path: Path) -> tuple[str, ...]:
+    """Return the names of methods that are called in a file, but for what nodes do not run."""
 
     def walk(node: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.FunctionDef) and node.name in NOT_ON_NODES:
@@ -56,7 +59,7 @@ def calls(path: Path) -> Iterator[str]:
         for child in ast.iter_child_nodes(node):
             yield from walk(child)
 
-    yield from walk(ast.parse(path.read_text()))
+    return tuple(walk(ast.parse(path.read_text())))
 
 
 def made_by_python(own: Path) -> set[str]:
