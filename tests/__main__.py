@@ -64,7 +64,7 @@ PARTS = {  # in the order in which they start; what takes one worker fills up wh
     "shell": Part(["bash", "-c", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck"]),
     "lint": Part([str(BIN / "ruff"), "check", "."]),
     "format": Part([str(BIN / "ruff"), "format", "--check", "."]),
-    "torch": Part([*PYTEST, "torch and not e2e", *files("torch")], least=2, most=2),
+    "torch": Part([*PYTEST, "torch and not e2e", *files("torch")], least=2, most=3),
 }
 
 
