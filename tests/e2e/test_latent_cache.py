@@ -67,11 +67,14 @@ def test_every_resource_of_the_template_is_really_there(mla: Environment) -> Non
 def test_a_prompt_computed_on_one_node_is_a_hit_on_the_other(nodes: list[int]) -> None:
     first, second = nodes
     computed = ask(first)
-    stored = eventually(lambda: counted(first, "stored_bytes"))
+    eventually(lambda: counted(first, "stored_bytes"))
     hits = counted(second, "hits")
     assert ask(second) == computed
     assert counted(second, "hits") > hits
-    assert 0 < counted(second, "fetched_bytes") <= stored
+    # The first may still have been storing while the second asked.
+    fetched = counted(second, "fetched_bytes")
+    assert fetched > 0
+    eventually(lambda: fetched <= counted(first, "stored_bytes"))
     assert counted(second, "store_errors") == 0
 
 

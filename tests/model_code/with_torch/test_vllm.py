@@ -137,19 +137,20 @@ def test_when_vllm_dies_requests_fail_and_the_server_is_told(folder: Path, tmp_p
         "socketserver.ThreadingUnixStreamServer(path, H).serve_forever()\n"
     )
     program = (
-        "import asyncio, os, signal, sys, time\n"
+        "import asyncio, os, signal, sys, threading\n"
         "from pathlib import Path\n"
         "from model_code.common.engine import Generation, UnavailableError\n"
         "from model_code.common.engine.vllm import VllmEngine\n"
-        "signal.signal(signal.SIGTERM, lambda *_: (print('told', flush=True), os._exit(0)))\n"
+        "told = threading.Event()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('told', flush=True), told.set()))\n"
         "async def main():\n"
         "    engine = VllmEngine(Path(sys.argv[1]), slots=2, context=256, dtype='float32')\n"
         "    try: [piece async for piece in engine.generate(Generation(prompt='Hi'))]\n"
         "    except UnavailableError as error: print(error, flush=True)\n"
         "def start():\n"
         "    asyncio.run(main())\n"
-        "import threading; threading.Thread(target=start, daemon=True).start()\n"
-        "time.sleep(60)\n"
+        "asking = threading.Thread(target=start, daemon=True)\n"
+        "asking.start(); asking.join(60); told.wait(60); os._exit(0)\n"  # whichever is first
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(folder)],
