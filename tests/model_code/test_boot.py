@@ -146,6 +146,8 @@ def test_an_empty_machine_without_a_network_boots_serves_and_signals(machine: Ma
     assert f"Environment=PYTHONPYCACHEPREFIX={machine.root}/var/lib/isomorph/bytecode" in unit
     assert {"NUMAPolicy=interleave", "NUMAMask=all"} <= set(unit)
     assert machine.lines(pages) == ["always"]
+    left = {path.name for path in (machine.root / "opt/isomorph").iterdir()}
+    assert left == {"code", "wheelhouse", "venv"}  # no second copy of what was unpacked
     assert not machine.lines("aws.calls")  # only failures are signalled through the command line
 
 

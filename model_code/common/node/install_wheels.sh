@@ -6,14 +6,15 @@ set -Eeuo pipefail
 venv="$1" wheelhouse="$2"
 shift 2
 wheels=("$wheelhouse"/uv-*.whl)
-tools="$(mktemp -d)"
+# Beside the venv: nothing runs in the /tmp of a hardened image, and only one disk's files can be links.
+tools="$(mktemp -d "$(dirname "$venv")/uv.XXXXXX")"
 trap 'rm -rf "$tools"' EXIT
 python3 -m zipfile -e "${wheels[0]}" "$tools"
 uv=("$tools"/uv-*.data/scripts/uv)
 chmod +x "${uv[0]}"
 lists=()
 for list in "$@"; do lists+=(-r "$list"); done
-# What is unpacked stays, and the venv links to it: it takes no space of its own. The lists have what their
-# wheels need, so --no-deps loses nothing: a node's image may bring the rest.
-UV_CACHE_DIR="${UV_CACHE_DIR:-$(dirname "$venv")/unpacked}" "${uv[0]}" pip install --quiet --no-config --offline \
+# The venv links to what is unpacked, which goes unless UV_CACHE_DIR says where machines share it. The lists
+# have what their wheels need, so --no-deps loses nothing: a node's image may bring the rest.
+UV_CACHE_DIR="${UV_CACHE_DIR:-$tools/unpacked}" "${uv[0]}" pip install --quiet --no-config --offline \
   --no-index --find-links "$wheelhouse" --no-deps --require-hashes --python "$venv/bin/python" "${lists[@]}"
