@@ -73,7 +73,13 @@ def build(slug: str, *, engine: str, python: str, path: Path, target: str = "ser
         same = f"{sys.version_info.major}.{sys.version_info.minor}"
         there = path.parent / wheelhouse_name(slug, same, engine, target)
         if there.is_file():
-            path.hardlink_to(there)
+            with packages.scratch(path.parent) as scratch:
+                made = scratch / "wheelhouse.zip"
+                try:
+                    made.hardlink_to(there)
+                except OSError:  # not every file system has links
+                    shutil.copyfile(there, made)
+                made.replace(path)
             return
     folder = ROOT / "model_code" / slug / target
     options = target_options(python)

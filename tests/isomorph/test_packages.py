@@ -140,6 +140,22 @@ class TestWheelhouse:
         wheelhouse.build("gqa", engine="llama.cpp", python="host", path=path)
         assert path.samefile(there) is not downloads
 
+    def test_they_are_copied_where_there_are_no_links_though_another_made_them_meanwhile(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(wheelhouse, "runs_what_amazon_linux_runs", lambda: True)
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        (tmp_path / wheelhouse_name("gqa", version, "llama.cpp")).write_bytes(b"wheels")
+        path = tmp_path / wheelhouse_name("gqa", "host", "llama.cpp")
+        path.write_bytes(b"another's")
+        wheelhouse.build("gqa", engine="llama.cpp", python="host", path=path)
+        assert path.read_bytes() == b"wheels"
+        assert len(list(tmp_path.iterdir())) == 2  # and nothing half made
+
     def test_the_zip_depends_on_its_content_alone(self, tmp_path: Path) -> None:
         wheels = []
         for name in ("b-1-py3-none-any.whl", "a-1-py3-none-any.whl"):
