@@ -43,13 +43,9 @@ def alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    # A child that nobody waited for is dead as well.
-    return (
-        "Z"
-        not in subprocess.run(
-            ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True
-        ).stdout
-    )
+    done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    # A child that nobody waited for is dead as well, and gone when starting ps has waited for it.
+    return bool(state := done.stdout.strip()) and "Z" not in state
 
 
 @dataclass
