@@ -4,6 +4,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from aws_cdk import AssetHashType
@@ -41,12 +42,17 @@ def zip_code(
                 f"the function's code unzips to {size / 2**20:,.0f} MiB; Lambda takes "
                 f"{MAX_UNZIPPED_BYTES / 2**20:,.0f} as a zip: set package to image (10 GB)"
             )
-        kept = Path(tempfile.mkdtemp(prefix="isomorph-function-")) / f"{sha256_of(path)}.zip"
+        kept = Path(_scratch().name) / f"{sha256_of(path)}.zip"
         path.replace(kept)
-    # Staged only when a function binds it, so the file must outlive this call.
     return lambda_.Code.from_asset(
         str(kept), asset_hash=kept.stem, asset_hash_type=AssetHashType.CUSTOM
     )
+
+
+@cache
+def _scratch() -> "tempfile.TemporaryDirectory[str]":
+    # It goes with the process: code is staged only when a function binds it.
+    return tempfile.TemporaryDirectory(prefix="isomorph-functions-")
 
 
 def unzipped_bytes(path: Path) -> int:
@@ -89,7 +95,7 @@ def image_code(
         streaming: Whether the image's entry point is our own runtime instead of AWS's client.
         handler: The handler of AWS's client.
     """
-    context = Path(tempfile.mkdtemp(prefix="isomorph-image-"))
+    context = Path(tempfile.mkdtemp(dir=_scratch().name))
     for file in source_files(root, [*include, dockerfile]):
         target = context / file.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -26,14 +26,17 @@ built.synth()
 
 @dataclass(frozen=True)
 class Synthesized:
-    """What a synthesis left in a folder, and how it ended."""
+    """What a synthesis left, where it keeps what is for itself, and how it ended."""
 
     folder: Path
+    scratch: Path
     done: subprocess.CompletedProcess[str]
 
 
 def synthesize(wheels: Path, folder: Path, script: str = EVERYTHING) -> Synthesized:
     """Run a script with the context of cdk.json: all validation on, no credentials anywhere."""
+    scratch = folder.with_name(f"{folder.name}.tmp")
+    scratch.mkdir()
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CDK_"))
     }
@@ -42,6 +45,7 @@ def synthesize(wheels: Path, folder: Path, script: str = EVERYTHING) -> Synthesi
         "AWS_CONFIG_FILE": str(folder / "none"),
         "AWS_SHARED_CREDENTIALS_FILE": str(folder / "none"),
         "CDK_OUTDIR": str(folder),
+        "TMPDIR": str(scratch),
     }
     done = subprocess.run(
         [sys.executable, "-c", script, json.dumps(FLAGS), str(wheels)],
@@ -51,4 +55,4 @@ def synthesize(wheels: Path, folder: Path, script: str = EVERYTHING) -> Synthesi
         text=True,
         timeout=240,
     )
-    return Synthesized(folder, done)
+    return Synthesized(folder, scratch, done)

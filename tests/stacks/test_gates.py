@@ -38,6 +38,7 @@ def test_without_context_every_environment_passes_every_gate_without_credentials
     templates = {path.parent.name for path in shipped.folder.rglob("*.template.json")}
     assert templates == {"assembly-dev", "assembly-local", "assembly-prod"}
     assert "WARNING" not in shipped.done.stdout + shipped.done.stderr
+    assert [path.name for path in shipped.scratch.iterdir()] == []
 
 
 @pytest.mark.gates
