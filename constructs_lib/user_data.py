@@ -49,6 +49,7 @@ fetch() {{  # URL, sha256, name
   echo "$2  $zip" | sha256sum --check --status || fail "$1 does not have the sha256 $2"
   rm -rf "${{HOME_DIR:?}}/$3"
   python3 -m zipfile -e "$zip" "$HOME_DIR/$3"
+  rm "$zip"
 }}
 
 case "$POINTER" in

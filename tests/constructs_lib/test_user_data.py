@@ -118,6 +118,7 @@ def test_unpacks_code_and_wheels_below_the_root(node):
     home = node.root / "opt" / "isomorph"
     assert (home / "code" / "model_code" / "common" / "node" / "boot.sh").is_file()
     assert (home / "wheelhouse" / "a.whl").read_text() == "wheel"
+    assert {path.name for path in home.iterdir()} == {"code", "wheelhouse"}  # and keeps no zip
 
 
 def test_writes_the_settings_and_the_two_halves_of_the_pointer(node):
