@@ -1,6 +1,7 @@
 """Compiles the kernels on the machine that runs them, once, if it has a compiler. It never must."""
 
 import ctypes
+import fcntl
 import hashlib
 import logging
 import os
@@ -9,7 +10,8 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from model_code.common.errors import SettingsError
@@ -59,7 +61,9 @@ def compiled(source: Path, env: Mapping[str, str] = os.environ) -> ctypes.CDLL:
     try:
         library = _private(cache_folder(env)) / f"{digest(compiler, source)}.so"
         if not library.is_file():
-            _compile(compiler, source, library)
+            with _alone(library.parent):
+                if not library.is_file():
+                    _compile(compiler, source, library)
         return ctypes.CDLL(str(library))
     except OSError as error:
         raise BuildError(str(error)) from error
@@ -104,6 +108,18 @@ def _private(folder: Path) -> Path:
     if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise BuildError(f"{folder} can be written by others")
     return folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for others who compile into the folder: two servers of a machine may start at once."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: then both compile
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def _compile(compiler: str, source: Path, library: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -303,6 +304,22 @@ def test_it_is_compiled_once_and_kept_in_the_server_s_state(
     assert build.cache_folder(told) == Path("/k")
     assert build.cache_folder({"XDG_CACHE_HOME": "/c"}) == Path("/c/isomorph/kernels")
     assert build.cache_folder({"HOME": "/h"}) == Path("/h/.cache/isomorph/kernels")
+
+
+def test_servers_that_start_at_once_compile_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = kernels.loaded()
+    assert made is not None
+    compiler = tmp_path / "c++"
+    kept = f'echo once >>{tmp_path}/calls; sleep 0.3; while [ "$1" != -o ]; do shift; done; cp'
+    compiler.write_text(f'#!/bin/sh\n{kept} {made._name} "$2"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with ThreadPoolExecutor(2) as servers:
+        loaded = list(servers.map(build.load, [{"ISOMORPH_STATE": str(tmp_path)}] * 2))
+    assert loaded[0]._name == loaded[1]._name
+    assert (tmp_path / "calls").read_text() == "once\n"
 
 
 @pytest.mark.parametrize(
