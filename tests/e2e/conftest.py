@@ -84,7 +84,7 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
     # What one file's machines, or the tests of the kernels, compiled or unpacked serves all.
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     patch.setenv(KERNELS, str(caches / "isomorph" / "kernels"))
-    patch.setenv(UNPACKED, str(caches / "isomorph" / "unpacked"))
+    patch.setenv(UNPACKED, str(ROOT / ".isomorph/cache/unpacked"))
     yield dict(os.environ)
     patch.undo()
 

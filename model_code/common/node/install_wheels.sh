@@ -14,7 +14,19 @@ uv=("$tools"/uv-*.data/scripts/uv)
 chmod +x "${uv[0]}"
 lists=()
 for list in "$@"; do lists+=(-r "$list"); done
-# The venv links to what is unpacked, which goes unless UV_CACHE_DIR says where machines share it. The lists
-# have what their wheels need, so --no-deps loses nothing: a node's image may bring the rest.
-UV_CACHE_DIR="${UV_CACHE_DIR:-$tools/unpacked}" "${uv[0]}" pip install --quiet --no-config --offline \
-  --no-index --find-links "$wheelhouse" --no-deps --require-hashes --python "$venv/bin/python" "${lists[@]}"
+# The venv links to what is unpacked, which goes with the tools; or stays in UV_CACHE_DIR, where machines
+# share a disk. uv knows a wheel again by its path, so such machines share a folder of wheels, too.
+shared="${UV_CACHE_DIR:+$UV_CACHE_DIR/wheelhouse}"
+if [ -n "$shared" ]; then
+  mkdir -p "$shared"
+  for wheel in "$wheelhouse"/*.whl; do
+    [ -e "$shared/${wheel##*/}" ] || ln "$wheel" "$shared/" 2>/dev/null || true # another was first
+  done
+fi
+# The lists have what their wheels need, so --no-deps loses nothing: a node's image may bring the rest.
+install() { # FOLDER
+  UV_CACHE_DIR="${UV_CACHE_DIR:-$tools/unpacked}" "${uv[0]}" pip install --quiet --no-config --offline \
+    --no-index --find-links "$1" --no-deps --require-hashes --python "$venv/bin/python" "${lists[@]}"
+}
+# A shared wheel of the same name may be another build, whose hash is not in this node's list.
+if [ -z "$shared" ] || ! install "$shared" 2>/dev/null; then install "$wheelhouse"; fi
