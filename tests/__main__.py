@@ -82,8 +82,9 @@ class Run:
     passed: bool = False
 
 
-def start(name: str, workers: int, said: Path) -> Run:
-    """Start one part, which prints to a file."""
+def start(name: str, workers: int, folder: Path) -> Run:
+    """Start one part, which prints to a file in the folder, and has it for temporary ones."""
+    said = folder / name
     environment = {
         # CONTRIBUTING.md says so: who runs all tests accepts the terms of Gemma's weights.
         "ISOMORPH_ACCEPT_GEMMA_TERMS": "1",
@@ -91,6 +92,8 @@ def start(name: str, workers: int, said: Path) -> Run:
         # More workers than cores: threads of one would wait for those of the others.
         "OMP_NUM_THREADS": "1",
         **os.environ,
+        # What tests leave there, those above all that kill processes, goes at the end.
+        "TMPDIR": str(folder),
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
     # Hundreds of processes start the project's code: each would compile it anew.
@@ -130,7 +133,7 @@ def run_parts(names: Collection[str], folder: Path) -> list[Run]:
             if free < part.least:
                 break  # those behind it would keep it waiting
             waiting.remove(name)
-            run = start(name, min(free, part.most), folder / name)
+            run = start(name, min(free, part.most), folder)
             running[run.process.pid] = run
         try:
             ended.append(end(running))
@@ -146,7 +149,8 @@ def main(names: list[str]) -> int:
         print(f"no part {', '.join(unknown)}; there are: {', '.join(PARTS)}", file=sys.stderr)
         return 2
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    # A short name: sockets lie in it, whose paths have to have less than 108 bytes.
+    with tempfile.TemporaryDirectory(prefix="t", ignore_cleanup_errors=True) as folder:
         runs = run_parts(names or PARTS, Path(folder))
     print(f"\n{'part':<14} seconds  CPU seconds")
     for each in runs:
