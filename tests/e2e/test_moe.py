@@ -154,7 +154,8 @@ def test_a_run_on_two_nodes_outlives_a_killed_rank_and_a_stop_and_is_done(
     assert done.returncode == 0, done.stdout + done.stderr
     more = events(done.stdout, "step")
     assert [event["step"] for event in more] == [*range(saved + 1, last + 1)]
-    assert more[-1]["loss"] < steps[0]["loss"] - 0.3
+    # Single steps may go wrong: that before the 20th does, and the next one mends it.
+    assert events(done.stdout, "held_out")[-1]["loss"] < steps[0]["loss"] - 0.3
     assert more[-1]["dropped_tokens"] == 0
     rows = json.loads(isomorph("status", "local", "moe", "--json").stdout)
     [state] = [row for row in rows if row["job"] == job]
