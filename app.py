@@ -4,10 +4,14 @@
 built. `-c SLUG.KEY=VALUE`, such as `-c gqa.engine=native`, replaces one setting of the files.
 """
 
+import gc
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    gc.disable()  # it takes a fifth of a process's time that ends with what it made
 
 import aws_cdk as cdk
 from cdk_nag import AwsSolutionsChecks

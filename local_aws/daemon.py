@@ -177,7 +177,9 @@ def environment(
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "CDK_HOME": str(running.state_dir / "cdk"),
         "CDK_DISABLE_VERSION_CHECK": "1",
+        "CDK_DISABLE_CLI_TELEMETRY": "true",  # a deployment to this machine concerns nobody else
         "CDK_VALIDATION": "false",
+        "CDK_DISABLE_STACK_TRACE": "1",  # where each construct was made, which only reports show
         # The AWS CLI starts it for `ssm start-session`: the one that this embedded AWS understands.
         "PATH": os.pathsep.join([str(PLUGIN.parent), os.environ.get("PATH", os.defpath)]),
     }
