@@ -10,6 +10,7 @@ from isomorph.errors import UserError
 from isomorph.paths import CDK, ROOT
 
 _REASONS = re.compile(r"^\s*(?:❌|error:|Error:|\S*Error\b)|(?:_FAILED\s+\|)", re.IGNORECASE)
+_PRELOAD = Path(__file__).with_name("cdk_preload.cjs")
 
 
 def run(
@@ -51,7 +52,8 @@ def _variables(given: Mapping[str, str]) -> dict[str, str]:
     """
     profiles = {"AWS_PROFILE", "AWS_DEFAULT_PROFILE"} if "AWS_ACCESS_KEY_ID" in given else set()
     kept = {name: value for name, value in os.environ.items() if name not in profiles}
-    return {**kept, **given, "NO_COLOR": "1"}
+    options = f'{os.environ.get("NODE_OPTIONS", "")} --require "{_PRELOAD}"'.strip()
+    return {**kept, **given, "NO_COLOR": "1", "NODE_OPTIONS": options}
 
 
 def reason(printed: str) -> str:

@@ -39,3 +39,17 @@ def test_a_failure_names_the_reason_and_the_log(
     with pytest.raises(UserError, match=r"cdk deploy failed: dev-gqa failed: no such bucket .*log"):
         cdk.run(["deploy"], environment={}, log=tmp_path / "log", cwd=tmp_path)
     assert "some words" in (tmp_path / "log").read_text()
+
+
+def test_what_is_uploaded_is_not_written_into_the_log_byte_by_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "cdk"
+    program = "console.log(JSON.stringify({Body: Buffer.alloc(5000)}))"
+    fake.write_text(f"#!/usr/bin/env node\n{program}\nconsole.log(Error.stackTraceLimit)\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(cdk, "CDK", fake)
+    monkeypatch.setenv("NODE_OPTIONS", "--stack-trace-limit=7")
+    said = cdk.run(["deploy"], environment={}, log=tmp_path / "log", cwd=tmp_path)
+    assert '{"Body":"<5000 bytes>"}' in said
+    assert said.endswith("7\n")  # a person's own options stay
