@@ -40,10 +40,19 @@ class Part:
         return [*self.command, "-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
-def files(mark: str) -> list[str]:
-    """Return the test files that have a mark: to read all of them takes torch and ten seconds."""
-    paths = sorted((ROOT / "tests").rglob("test_*.py"))
-    return [str(path.relative_to(ROOT)) for path in paths if f"mark.{mark}" in path.read_text()]
+def files(mark: str, without: str = "") -> list[str]:
+    """Return the test files that have a mark: to read all of them takes torch and ten seconds.
+
+    Args:
+        mark: The mark.
+        without: A mark that whole files have, which are left out.
+    """
+    found = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        text = path.read_text()
+        if f"mark.{mark}" in text and not (without and f"mark.{without}" in text):
+            found.append(str(path.relative_to(ROOT)))
+    return found
 
 
 INSTALLS = {  # what tests of the others would each fetch
@@ -56,7 +65,8 @@ PARTS = {  # in the order in which they start; what takes one worker fills up wh
     # Each file has its own embedded AWS, for which a third would be one too many.
     "e2e": Part([*PYTEST, "e2e", *files("e2e")], least=2, most=2, after=("wheelhouses",)),
     "slow": Part(
-        [*PYTEST, "slow and not torch and not e2e", *files("slow")], after=("sagemaker", "slurm")
+        [*PYTEST, "slow and not torch and not e2e", *files("slow", without="torch")],
+        after=("sagemaker", "slurm"),
     ),
     "gates": Part([*PYTEST, "gates", *files("gates")]),
     "types": Part([str(BIN / "mypy"), "--native-parser", *TYPED]),
