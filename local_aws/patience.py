@@ -13,7 +13,6 @@ from ministack.services import cloudformation
 _CLI = re.compile(r"\baws-cdk/\d")
 _LONGEST_S = 60.0  # then the answer is that it is still changing
 _PAUSE_S = 0.05
-_PASSED_ON = ("REVIEW", "DELETE")
 
 
 def hold_back_from_the_cli() -> None:
@@ -40,11 +39,11 @@ async def _settled(stack: str) -> None:
 
 
 def _changing(stack: str) -> bool:
-    """Return whether a stack is being made, changed or rolled back; one that goes is not held."""
+    """Return whether an operation is in progress; a change set under review is none."""
     found = [
         row
         for row in cloudformation._stacks.values()
         if stack in (row["StackName"], row["StackId"])
     ]
     status = [str(row["StackStatus"]) for row in found]
-    return any(each.endswith("_IN_PROGRESS") and not each.startswith(_PASSED_ON) for each in status)
+    return any(each.endswith("_IN_PROGRESS") and each != "REVIEW_IN_PROGRESS" for each in status)

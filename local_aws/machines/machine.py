@@ -154,13 +154,17 @@ class Machine:
 
     def remove(self, *, keep_console: bool) -> None:
         """Delete the folder, but for the console of a machine whose end has to be explained."""
+        gone = self.folder.with_name(f"{self.folder.name}.gone")
+        gone.mkdir(exist_ok=True)
         for entry in self.folder.iterdir():
             if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry, ignore_errors=True)
+                entry.rename(gone / entry.name)
             elif not (keep_console and entry.name == "console.log"):
                 entry.unlink(missing_ok=True)
         if not keep_console:
             shutil.rmtree(self.folder, ignore_errors=True)
+        # A venv is thousands of files, for which nobody has to wait.
+        threading.Thread(target=shutil.rmtree, args=(gone, True), daemon=True).start()
 
     def reason(self) -> str | None:
         """Return the last line of the console that a program of ours left for a person."""

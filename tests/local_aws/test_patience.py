@@ -3,9 +3,10 @@
 from typing import Any
 
 import boto3
+import pytest
 from botocore.config import Config
 
-from local_aws import daemon
+from local_aws import daemon, patience
 from tests.local_aws.conftest import Emulator
 from tests.local_aws.templates import ref, resource
 
@@ -47,3 +48,17 @@ def test_a_change_set_that_is_under_review_keeps_nobody_waiting(emulator: Emulat
         TemplateBody='{"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}}',
     )
     assert status(emulator, "aws-cdk/2.1000.0", "reviewed") == "REVIEW_IN_PROGRESS"
+
+
+@pytest.mark.parametrize(
+    ("stack_status", "waits"),
+    [("DELETE_IN_PROGRESS", True), ("UPDATE_ROLLBACK_IN_PROGRESS", True),
+     ("DELETE_COMPLETE", False), ("REVIEW_IN_PROGRESS", False)],
+)  # fmt: skip
+def test_it_waits_for_what_is_going_on(
+    monkeypatch: pytest.MonkeyPatch, stack_status: str, waits: bool
+) -> None:
+    row = {"StackName": "goes", "StackId": "arn:goes", "StackStatus": stack_status}
+    monkeypatch.setattr(patience.cloudformation, "_stacks", {"goes": row})
+    assert patience._changing("goes") == patience._changing("arn:goes") == waits
+    assert not patience._changing("another")
