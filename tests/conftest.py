@@ -1,12 +1,16 @@
 """What all tests share: who goes first, how patient generated tests are, what clients have read."""
 
 import functools
+import gc
 from pathlib import Path
 
 import botocore.session
 import httpx._transports.default
 import pytest
 from hypothesis import HealthCheck, settings
+
+# What tests import stays, and would be gone through by each full collection: a tenth of all time.
+gc.disable()
 
 # A machine that is busy is no reason to fail.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -33,3 +37,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         place = (slow is None, -timeout.args[0] if timeout else 0)
         places[item.path] = min(place, places.get(item.path, place))
     items.sort(key=lambda item: places[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, of what comes from now on."""
+    gc.freeze()
+    gc.set_threshold(10_000)
+    gc.enable()
