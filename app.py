@@ -4,6 +4,7 @@
 built. `-c SLUG.KEY=VALUE`, such as `-c gqa.engine=native`, replaces one setting of the files.
 """
 
+import gc
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,6 +77,7 @@ def read_context(context: Mapping[str, Any]) -> tuple[str | None, tuple[Override
 
 
 if __name__ == "__main__":
+    gc.disable()  # all that is made stays until the end, and to look for garbage takes a tenth
     try:
         build().synth()
     except ConfigError as error:
