@@ -10,7 +10,8 @@ from pathlib import Path
 from tests.cdk_app import FLAGS, ROOT
 
 SCRIPT = """
-import json, sys
+import gc, json, sys
+gc.disable()  # as app.py does
 from pathlib import Path
 import aws_cdk
 from aws_cdk import aws_s3
