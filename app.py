@@ -19,7 +19,7 @@ from cdk_nag import AwsSolutionsChecks
 from config import ConfigError, EnvironmentConfig, Override, hyperpod_instance_types
 from constructs_lib.rules import RULES, RulesPlugin, cluster_types
 from stacks.map_data import INNOVATIONS
-from stacks.registry import environments
+from stacks.settings import environments
 from stacks.stage import ToolkitStage
 from stacks.wheelhouse import FOLDER
 

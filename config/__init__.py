@@ -6,7 +6,6 @@ from config.loader import (
     SettingsBySlug,
     innovation_settings,
     load_environments,
-    require_environment,
 )
 from config.regions import ec2_instance_types, hyperpod_instance_types, plan_instance_types, regions
 from config.schema import Amount, Budget, Count, EnvironmentConfig, InnovationSettings, Section
@@ -27,5 +26,4 @@ __all__ = [
     "load_environments",
     "plan_instance_types",
     "regions",
-    "require_environment",
 ]

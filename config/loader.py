@@ -70,11 +70,6 @@ def load_environments(
     return environments
 
 
-def require_environment(name: str, folder: Path = FOLDER) -> None:
-    """Refuse a name that no file has; the files themselves are not read."""
-    _files(name, folder)
-
-
 def innovation_settings(
     environment: EnvironmentConfig, settings: SettingsBySlug
 ) -> dict[str, InnovationSettings]:

@@ -1,9 +1,11 @@
 """A zip of source files that is the same whenever the files are."""
 
 import hashlib
+import io
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from aws_cdk import AssetHashType
@@ -75,10 +77,19 @@ def source_files(root: Path, include: Sequence[str]) -> Iterator[Path]:
 
 def write_zip(path: Path, root: Path, files: Sequence[Path]) -> None:
     """Write `files` in order of their names, with fixed times and modes."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(files, key=lambda each: each.relative_to(root).as_posix()):
-            entry = zipfile.ZipInfo(file.relative_to(root).as_posix(), _EPOCH)
+    modes = {file: _EXECUTABLE if file.suffix == ".sh" else _PLAIN for file in files}
+    named = sorted((file.relative_to(root).as_posix(), file) for file in files)
+    path.write_bytes(_zipped(tuple((name, modes[file], file.read_bytes()) for name, file in named)))
+
+
+@lru_cache(maxsize=8)  # each environment has the same few, and to compress them takes longest
+def _zipped(files: tuple[tuple[str, int, bytes], ...]) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, mode, content in files:
+            entry = zipfile.ZipInfo(name, _EPOCH)
             entry.create_system = 3  # Unix, whichever system writes it
-            entry.external_attr = (_EXECUTABLE if file.suffix == ".sh" else _PLAIN) << 16
+            entry.external_attr = mode << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, file.read_bytes(), compresslevel=6)
+            archive.writestr(entry, content, compresslevel=6)
+    return made.getvalue()

@@ -13,6 +13,7 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_elasticloadbalancingv2 as elb
 from constructs import Construct, IConstruct
 
+from constructs_lib.bounds import MOST_POOLS
 from constructs_lib.code_asset import CodeAsset, ZipAsset
 from constructs_lib.decode_fleet import DecodeFleet, Server
 from constructs_lib.fleet_group import Machines
@@ -22,7 +23,6 @@ from constructs_lib.site import Site
 from constructs_lib.weights import Weights
 
 POOL_HEADER = "x-isomorph-pool"
-MOST_POOLS = 40  # two rules each; a listener has 100 besides its default
 
 
 @dataclass(frozen=True, kw_only=True)

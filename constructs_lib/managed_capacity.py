@@ -1,8 +1,5 @@
 """Lambda managed instances: the function on EC2 of a chosen family, which Lambda looks after."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from aws_cdk import Acknowledgment, Validations
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_lambda as lambda_
@@ -10,22 +7,10 @@ from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from constructs_lib.closed_group import ClosedGroup
+from constructs_lib.function_size import ManagedInstances
 from constructs_lib.site import Site
 
 OPERATOR_POLICY = "AWSLambdaManagedEC2ResourceOperator"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ManagedInstances:
-    """Which machines Lambda may launch for the function.
-
-    Args:
-        instance_types: EC2 instance types, such as r7i.large.
-        max_vcpus: Of all of them together; what bounds the bill.
-    """
-
-    instance_types: Sequence[str]
-    max_vcpus: int
 
 
 class ManagedCapacity(Construct):

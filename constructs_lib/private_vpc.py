@@ -9,6 +9,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from constructs_lib.bounds import PRIVATE_MASK
 from constructs_lib.closed_group import ClosedGroup
 
 # What a node of a fleet calls, and what a person needs to open a session on it. Each costs money
@@ -29,7 +30,6 @@ class PrivateVpc(Construct):
     """
 
     CIDR = "10.0.0.0/16"
-    PRIVATE_MASK = 19  # 8,192 addresses in each zone
 
     def __init__(
         self,
@@ -102,9 +102,7 @@ def _subnets(*, public: bool) -> list[ec2.SubnetConfiguration]:
     """Return the subnets of a zone. Public ones come last: adding them moves no other's range."""
     private = ec2.SubnetType.PRIVATE_WITH_EGRESS if public else ec2.SubnetType.PRIVATE_ISOLATED
     subnets = [
-        ec2.SubnetConfiguration(
-            name="private", subnet_type=private, cidr_mask=PrivateVpc.PRIVATE_MASK
-        ),
+        ec2.SubnetConfiguration(name="private", subnet_type=private, cidr_mask=PRIVATE_MASK),
         ec2.SubnetConfiguration(
             name="isolated", subnet_type=ec2.SubnetType.PRIVATE_ISOLATED, cidr_mask=22
         ),

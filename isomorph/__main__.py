@@ -1,5 +1,6 @@
 """`isomorph`, also `python -m isomorph`."""
 
+import gc
 import importlib
 import os
 import sys
@@ -43,7 +44,10 @@ class Lazy(click.Group):
         """Return a command, or None when there is no such name."""
         if cmd_name not in COMMANDS:
             return None
+        gc.disable()  # what is imported stays, and to look for garbage in it takes a tenth
         module = importlib.import_module(f"isomorph.commands.{cmd_name}")
+        gc.freeze()
+        gc.enable()
         command: click.Command = getattr(
             module, f"{cmd_name}_" if cmd_name in KEYWORDS else cmd_name
         )

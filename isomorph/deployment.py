@@ -14,11 +14,10 @@ from isomorph.fleets import wait_until_served
 from isomorph.paths import state
 from model_code.common import weights
 from model_code.common.errors import WeightsError
-from stacks.base import weights_parameter
+from stacks.innovation import weights_parameter
 from stacks.moe import MoeSettings
-from stacks.moe_training_settings import MoeTrainingSettings
-from stacks.moe_training_told import engine_of
-from stacks.registry import environments, selected
+from stacks.moe_training_settings import MoeTrainingSettings, engine_of
+from stacks.settings import environments, selected
 from stacks.wheelhouse import FOLDER, TRAIN, function_libraries_name, wheelhouse_name
 
 
@@ -67,8 +66,8 @@ def ensure_wheelhouses(
 ) -> list[Path]:
     """Return what fleets and functions install, of all or of some; build what is missing."""
     paths = []
-    for deployable, settings in selected(config):
-        slug = deployable.innovation.slug
+    for innovation, settings in selected(config):
+        slug = innovation.slug
         if slugs is not None and slug not in slugs:
             continue
         if isinstance(settings, WithFunction):

@@ -25,11 +25,6 @@ def export_name(environment: str, output: str) -> str:
     return f"{environment}-foundation-{output}"
 
 
-def weights_parameter(environment: str, slug: str) -> str:
-    """Return the name of the SSM parameter that says where an innovation's weights are."""
-    return f"/isomorph/{environment}/{slug}/weights"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Base:
     """The foundation as another stack sees it.

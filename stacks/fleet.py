@@ -6,9 +6,10 @@ from aws_cdk import CfnOutput, Stack, Token
 from aws_cdk import aws_iam as iam
 
 from constructs_lib import CodeAsset, DecodeFleet, Machines, Site, Weights, ZipAsset
-from stacks.base import Base, weights_parameter
+from stacks.base import Base
 from stacks.code import model_code_for
 from stacks.fleet_settings import FleetSettings
+from stacks.innovation import weights_parameter
 from stacks.wheelhouse import ROOT, wheelhouse
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
@@ -15,10 +15,12 @@ from config import (
     ec2_instance_types,
     regions,
 )
-from constructs_lib import Limits, Server
 from planner.sizing import FleetSize
 from stacks.fleet_size import SIZED, FleetLoad, PlanError, planned, shortfalls
 from stacks.wheelhouse import HOST, python_command
+
+if TYPE_CHECKING:
+    from constructs_lib import Limits, Server
 
 _CERTIFICATE = re.compile(r"arn:(aws[a-z-]*):acm:([a-z0-9-]+):(\d{12}):certificate/[0-9a-f-]{36}")
 
@@ -66,7 +68,7 @@ class ServerSettings(Section):
         python: str,
         quantization: str,
         more: Mapping[str, str],
-    ) -> Server:
+    ) -> "Server":
         """Return what a node's server is told.
 
         Args:
@@ -76,6 +78,8 @@ class ServerSettings(Section):
             quantization: As the node has it.
             more: What it is told besides, by the names of its variables.
         """
+        from constructs_lib import Server
+
         return Server(
             environment=environment,
             model=model,
@@ -92,8 +96,10 @@ class ServerSettings(Section):
         )
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> "Limits":
         """When a fleet raises an alarm."""
+        from constructs_lib import Limits
+
         return Limits(
             latency_seconds=self.alarm_latency_seconds, error_percent=self.alarm_error_percent
         )

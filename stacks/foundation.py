@@ -20,7 +20,8 @@ from constructs_lib import (
     PrivateVpc,
     lifecycle_bucket_name,
 )
-from stacks.base import export_name, weights_parameter
+from stacks.base import export_name
+from stacks.innovation import weights_parameter
 
 
 class Foundation(Stack):

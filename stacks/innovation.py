@@ -46,6 +46,11 @@ def stack_name(environment: str, stack: str) -> str:
     return f"{environment}-{stack.replace('_', '-')}"
 
 
+def weights_parameter(environment: str, slug: str) -> str:
+    """Return the name of the SSM parameter that says where an innovation's weights are."""
+    return f"/isomorph/{environment}/{slug}/weights"
+
+
 def status_of(stack: str) -> Status:
     """Return `real` if the stack with this id, such as `moe-training`, is there to deploy."""
     return "real" if (STACKS / f"{stack.replace('-', '_')}.py").is_file() else "planned"

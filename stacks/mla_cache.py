@@ -1,15 +1,17 @@
 """Settings of the latent cache of mla: what it is for, and how large, checked against the model."""
 
 import dataclasses
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from config import Amount, Count, Section
-from constructs_lib import Login, Nodes, Serverless
 from planner import Load, PlanError, resolve
 from planner.cache_size import CacheAsk, CacheSize, cache_size
 from stacks.fleet_size import LoadSettings
+
+if TYPE_CHECKING:
+    from constructs_lib import Login, Nodes, Serverless
 
 Value = TypeVar("Value", str | None, int | None)
 _PLANNED = {"float32": "fp32", "bfloat16": "bf16"}  # in the planner's words
@@ -131,8 +133,10 @@ class CacheSettings(Section):
             return CacheAsk(serverless_gb=self.max_gb)
         return CacheAsk(node_type=self.node_type, shards=self.shards, replicas=self.replicas)
 
-    def of(self, size: CacheSize) -> Nodes | Serverless:
+    def of(self, size: CacheSize) -> "Nodes | Serverless":
         """Return what the construct is told."""
+        from constructs_lib import Nodes, Serverless
+
         if self.kind == "serverless":
             return Serverless(max_gb=self.max_gb, max_ecpu=self.max_ecpu)
         return Nodes(
@@ -143,8 +147,10 @@ class CacheSettings(Section):
             snapshot_days=self.snapshot_days,
         )
 
-    def login(self) -> Login:
+    def login(self) -> "Login":
         """Return how nodes log in."""
+        from constructs_lib import Login
+
         return Login(
             access=self.access,
             password_length=self.password_length,

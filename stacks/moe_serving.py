@@ -28,12 +28,13 @@ from constructs_lib import (
     ZipAsset,
 )
 from constructs_lib.code_asset import source_files
-from constructs_lib.fleet_group import AMAZON_LINUX
+from constructs_lib.machine_images import AMAZON_LINUX
 from planner import resolve
 from planner.neuron import NEURON_FAMILIES, NeuronSize
-from stacks.base import Base, stack_name, weights_parameter
+from stacks.base import Base, stack_name
 from stacks.code import model_code_for
 from stacks.fleet import put_out_weights
+from stacks.innovation import weights_parameter
 from stacks.moe import MoeSettings
 from stacks.moe_serving_settings import EndpointSettings, PoolSettings, family
 from stacks.moe_serving_size import endpoint_size, volume_gib

@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from config import Amount, Count, EnvironmentConfig, Section, ec2_instance_types
-from constructs_lib import NEURON
-from constructs_lib.expert_pools import MOST_POOLS
+from constructs_lib.bounds import MOST_POOLS
+from constructs_lib.machine_images import NEURON
 from planner import Architecture, PlanError, resolve
 from planner.experts import check_expert_budget, expert_memory
 from planner.neuron import NEURON_FAMILIES

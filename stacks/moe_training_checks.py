@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from config import EnvironmentConfig
-from constructs_lib import PrivateVpc
+from constructs_lib.bounds import PRIVATE_MASK
 from planner import Load, PlanError, resolve
 from planner.catalogue import offerings
 from planner.training import TrainingFit, fit_training
@@ -172,7 +172,7 @@ def _capacity(settings: "MoeTrainingSettings", group: GroupSettings) -> Conflict
 
 def _addresses(settings: "MoeTrainingSettings", environment: EnvironmentConfig) -> Conflicts:
     """Compare what the nodes of each zone take with what its subnet has."""
-    mask = PrivateVpc.PRIVATE_MASK
+    mask = PRIVATE_MASK
     free = ipaddress.ip_network(f"10.0.0.0/{mask}").num_addresses - KEPT
     needed: dict[str, int] = {}
     with_cards: set[str] = set()

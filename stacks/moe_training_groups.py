@@ -1,12 +1,14 @@
 """Instance groups of a training cluster, as an environment file says them."""
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from config import Count, Section, hyperpod_instance_types
-from constructs_lib import NodeGroup
 from planner.catalogue import Instance, instances
+
+if TYPE_CHECKING:
+    from constructs_lib import NodeGroup
 
 HealthCheck = Literal["InstanceStress", "InstanceConnectivity"]
 # What HyperPod never has, and where that kind of work goes.
@@ -117,8 +119,10 @@ class GroupSettings(Section):
         """Processes of a run that a node has."""
         return self.processes_per_node or self.devices
 
-    def node_group(self, name: str) -> NodeGroup:
+    def node_group(self, name: str) -> "NodeGroup":
         """Return what the construct is told."""
+        from constructs_lib import NodeGroup
+
         return NodeGroup(
             name=name,
             role=self.role,

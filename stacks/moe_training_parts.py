@@ -1,11 +1,13 @@
 """What a training cluster has besides nodes: file system, orchestrator, alarms, as settings."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
 from config import Amount, Count, Section
-from constructs_lib import AccountingDatabase, Lustre, Policy, Team, TrainingLimits
+
+if TYPE_CHECKING:
+    from constructs_lib import AccountingDatabase, Lustre, Policy, Team, TrainingLimits
 
 ROLE_PATTERN = r"^arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+$"
 TEAM_PATTERN = r"^[a-z0-9](-*[a-z0-9]){0,39}$"
@@ -34,8 +36,10 @@ class LustreSettings(Section):
             raise ValueError(f"got {size}; allowed: 1200, 2400 and multiples of 2400")
         return size
 
-    def size(self) -> Lustre:
+    def size(self) -> "Lustre":
         """Return what the construct is told."""
+        from constructs_lib import Lustre
+
         return Lustre(capacity_gib=self.capacity_gib, mb_s_per_tib=self.mb_s_per_tib)
 
 
@@ -50,8 +54,10 @@ class AccountingSettings(Section):
         description="secret with its user name and password",
     )
 
-    def database(self) -> AccountingDatabase:
+    def database(self) -> "AccountingDatabase":
         """Return what the construct is told."""
+        from constructs_lib import AccountingDatabase
+
         return AccountingDatabase(
             endpoint=self.endpoint, port=self.port, name=self.name, secret_arn=self.secret_arn
         )
@@ -77,8 +83,10 @@ class TeamSettings(Section):
         default=(), description="ARNs of the IAM roles that submit its tasks"
     )
 
-    def team(self, instance_type: str) -> Team:
+    def team(self, instance_type: str) -> "Team":
         """Return what the construct is told."""
+        from constructs_lib import Team
+
         return Team(
             instance_type=instance_type,
             nodes=self.nodes,
@@ -117,8 +125,10 @@ class GovernanceSettings(Section):
                 raise ValueError(f"got {weight} for {name}; a weight is 0 to 100")
         return priorities
 
-    def policy(self) -> Policy:
+    def policy(self) -> "Policy":
         """Return what the construct is told."""
+        from constructs_lib import Policy
+
         return Policy(
             priorities=self.priorities,
             fair_share=self.fair_share,
@@ -163,8 +173,10 @@ class AlarmSettings(Section):
         default=60, gt=0, description="last whole checkpoint older than this"
     )
 
-    def limits(self) -> TrainingLimits:
+    def limits(self) -> "TrainingLimits":
         """Return what the construct is told."""
+        from constructs_lib import TrainingLimits
+
         return TrainingLimits(
             tokens_per_second=self.tokens_per_second,
             mfu_percent=self.mfu_percent,

@@ -123,3 +123,15 @@ class MoeTrainingSettings(Section):
     def remarks(self, region: str, model: str) -> Iterator[str]:
         """Yield what is allowed and yet likely to be a mistake."""
         yield from checks.remarks(self, model)
+
+
+def engine_of(chosen: MoeTrainingSettings) -> str | None:
+    """Return which wheels the nodes install: torch's CPU build among them, or all but torch.
+
+    Accelerators need a torch that fits their drivers: that is the image's business. Pods bring
+    all in their container.
+    """
+    if chosen.orchestrator == "eks":
+        return None
+    machines = [each.machine for each in chosen.workers.values()]
+    return "native" if all(each is None or each.runtime == "cpu" for each in machines) else "image"

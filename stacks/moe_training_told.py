@@ -17,7 +17,7 @@ from stacks.base import Base
 from stacks.code import model_code_for
 from stacks.moe import MoeSettings
 from stacks.moe_training_groups import GroupSettings
-from stacks.moe_training_settings import MoeTrainingSettings
+from stacks.moe_training_settings import MoeTrainingSettings, engine_of
 from stacks.wheelhouse import HOST, ROOT, TRAIN, python_command, wheelhouse
 
 SCRIPTS = ROOT / "model_code" / "moe" / "lifecycle"
@@ -101,18 +101,6 @@ def bucket_parameter(stack: Stack, base: Base, data: s3.IBucket) -> str:
 def _keeps_accounts(chosen: MoeTrainingSettings) -> bool:
     """Tell whether the controller keeps Slurm's accounts in a MariaDB; this machine has none."""
     return chosen.orchestrator == "slurm" and chosen.accounting is None and chosen.python != HOST
-
-
-def engine_of(chosen: MoeTrainingSettings) -> str | None:
-    """Return which wheels the nodes install: torch's CPU build among them, or all but torch.
-
-    Accelerators need a torch that fits their drivers: that is the image's business. Pods bring
-    all in their container.
-    """
-    if chosen.orchestrator == "eks":
-        return None
-    machines = [each.machine for each in chosen.workers.values()]
-    return "native" if all(each is None or each.runtime == "cpu" for each in machines) else "image"
 
 
 def _wheels(stack: Stack, chosen: MoeTrainingSettings, base: Base) -> dict[str, str]:

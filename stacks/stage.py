@@ -9,7 +9,8 @@ from config import EnvironmentConfig
 from constructs_lib import PrivateVpc, lifecycle_bucket_name
 from stacks.base import Base
 from stacks.foundation import Foundation
-from stacks.registry import DEPLOYABLE, selected
+from stacks.registry import DEPLOYABLE, REGISTRY
+from stacks.settings import selected
 from stacks.wheelhouse import FOLDER
 
 
@@ -45,13 +46,14 @@ class ToolkitStage(cdk.Stage):
             wheelhouses=wheelhouses,
             email=environment.budget.email,
         )
-        for deployable, settings in chosen:
+        for innovation, settings in chosen:
+            deployable = REGISTRY[innovation.slug]
             wanted = [name for name in deployable.stacks if settings.wants(name)]
             for name in wanted:
                 stack = deployable.stacks[name]
                 built = stack(self, name, settings=settings, base=base)
                 built.add_stack_dependency(foundation, "imports its exports")
-                _tag(built, {"isomorph:innovation": deployable.innovation.slug})
+                _tag(built, {"isomorph:innovation": innovation.slug})
         _tag(self, {**environment.tags, "isomorph:environment": environment.name})
 
 

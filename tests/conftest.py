@@ -9,8 +9,8 @@ import httpx._transports.default
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Collecting what 700 objects more than less may have left takes a tenth of the tests' time.
-gc.set_threshold(200_000, 50, 100)
+# What tests import stays, and would be gone through by each full collection: a tenth of all time.
+gc.disable()
 
 # A machine that is busy is no reason to fail.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -37,3 +37,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         place = (slow is None, -timeout.args[0] if timeout else 0)
         places[item.path] = min(place, places.get(item.path, place))
     items.sort(key=lambda item: places[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, of what comes from now on."""
+    gc.freeze()
+    gc.set_threshold(10_000)
+    gc.enable()

@@ -1,6 +1,7 @@
 """Who may import whom. A package that is not named here may import what it likes."""
 
 import ast
+import functools
 import tomllib
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def files_of(package: str) -> list[Path]:
     return [file for file in files if not file.is_relative_to(ELSEWHERE.get(package, ROOT / "-"))]
 
 
+@functools.cache  # each file is asked about by most tests
 def imported(path: Path, *, at_import: bool = False) -> set[str]:
     """Return the dotted names that a file imports; with at_import, those outside of functions."""
     found: set[str] = set()

@@ -4,7 +4,10 @@ from typing import Any
 
 import click
 
+from config import load_environments
 from isomorph import output
+from stacks.map_data import INNOVATIONS
+from stacks.settings import SETTINGS, selected
 
 
 @click.command()
@@ -12,16 +15,10 @@ from isomorph import output
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
 def check(name: str, json_: bool) -> None:
     """Read config/ENV.yaml, refuse what is wrong in it, and say what it turns on."""
-    from config import load_environments, require_environment
-
-    require_environment(name)  # before the CDK is imported, which takes two seconds
-    from stacks.map_data import INNOVATIONS
-    from stacks.registry import SETTINGS, selected
-
     [config] = load_environments(name, settings=SETTINGS)
     remarks = [
-        f"innovations.{deployable.innovation.slug}: {remark}"
-        for deployable, settings in selected(config)
+        f"innovations.{innovation.slug}: {remark}"
+        for innovation, settings in selected(config)
         for remark in settings.remarks(config.region)
     ]
     rows: list[dict[str, Any]] = [

@@ -11,6 +11,8 @@ from isomorph.errors import UserError
 from planner import Plan, PlanError
 from planner import plan as make_plan
 from planner.doctor import Environment, Finding, Group, Subnet, offline, online
+from stacks.settings import environments as checked
+from stacks.settings import selected
 
 SERVICES = ("service-quotas", "ec2", "sagemaker", "bedrock", "iam")
 
@@ -46,9 +48,6 @@ def doctor(name: str, model: str | None, load: tuple[str, ...], ask: bool, json_
 
 def _described(environment: environments.Environment, *, ask: bool) -> Environment:
     """Return what the doctor needs of an environment, in plain values."""
-    from stacks.registry import environments as checked
-    from stacks.registry import selected
-
     [config] = checked(environment.name)
     groups = []
     for _, settings in selected(config):

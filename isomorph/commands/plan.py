@@ -48,7 +48,7 @@ def _write(
 ) -> Plan:
     """Make the plan for an environment and put its sizes into the environment's file."""
     from config import load_environments, loader
-    from stacks.registry import REGISTRY, SETTINGS
+    from stacks.settings import SETTINGS
 
     [config] = load_environments(name, settings=SETTINGS, folder=loader.FOLDER)
     if region is not None and region != config.region:
@@ -61,14 +61,15 @@ def _write(
         foundation=Foundation(nat_gateways=config.nat_gateways),
     )
     path = loader.FOLDER / f"{name}.yaml"
+    real = [slug for slug, settings in SETTINGS.items() if settings]
     with tempfile.TemporaryDirectory() as scratch:
         # Sizes that the environment's own rules refuse are refused before its file is touched.
         folder = Path(scratch) / loader.FOLDER.name
         folder.mkdir()
         trial = Path(shutil.copy(path, folder))
-        write(made, trial, slugs=REGISTRY)
+        write(made, trial, slugs=real)
         load_environments(name, settings=SETTINGS, folder=folder)
-    changes = write(made, path, slugs=REGISTRY)
+    changes = write(made, path, slugs=real)
     for change in changes:
         output.say(f"{path.name}: {change.key}: {change.before} -> {change.after}")
     if not changes:

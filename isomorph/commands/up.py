@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from isomorph import cdk, fleets, output, samples, terms, trained
+from isomorph import cdk, deployment, fleets, output, samples, terms, trained
 from isomorph.ask_halves import answers, ask_halves, halves
 from isomorph.environments import Environment, load, slug_of
 from isomorph.errors import UserError
@@ -40,7 +40,6 @@ def up(slugs: tuple[str, ...], port: int, accept_gemma: bool, json_: bool) -> No
     chosen = _chosen(environment, slugs)
     if not slugs:
         chosen = _without_unaccepted_terms(environment, chosen)
-    from isomorph import deployment  # two seconds of imports, which no mistake waits for
     from local_aws import daemon
 
     need_openmp()

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from isomorph import output
+from isomorph.deployment import push_weights
 from isomorph.environments import load
 from isomorph.errors import UserError
 
@@ -27,8 +28,6 @@ def push(name: str, slug: str, folder: Path, json_: bool) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; name the folder that holds the model's files")
     environment = load(name)
-    from isomorph.deployment import push_weights  # seconds of imports, which no mistake waits for
-
     with output.step(f"push {folder.name} to {name}/{slug}") as notes:
         pointer = push_weights(environment, slug, folder)
         notes.append(pointer)

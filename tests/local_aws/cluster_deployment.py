@@ -1,9 +1,11 @@
 """A stack with a cluster whose nodes run our real lifecycle scripts, and a stand-in for torch."""
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import runpy
 import subprocess
 import zipfile
 from collections.abc import Mapping
@@ -84,6 +86,15 @@ def code(**changed: str) -> bytes:
             **changed,
         }
     )
+
+
+def plugin_shows(session: str) -> str:
+    """Return what the session manager's plugin shows of a session, run in this process."""
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with contextlib.redirect_stdout(shown):
+        assert runpy.run_path(str(PLUGIN))["main"]([session]) == 0
+    shown.seek(0)
+    return shown.read()
 
 
 class Deployment:
@@ -181,19 +192,19 @@ class Deployment:
         }
         if cli:
             words = [str(daemon.AWS_CLI), "ssm", "start-session", "--cli-input-json"]
-            words.append(json.dumps(asked))
-        else:  # what the CLI starts, a second sooner
+            done = subprocess.run(
+                [*words, json.dumps(asked)],
+                env={**os.environ, **daemon.environment(self.emulator.running)},
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=60,
+            )
+            shown = done.stdout
+        else:  # what the CLI starts, without the start of two processes
             session = self.emulator.client("ssm").start_session(**asked)
-            words = [str(PLUGIN), json.dumps(session, default=str)]
-        done = subprocess.run(
-            words,
-            env={**os.environ, **daemon.environment(self.emulator.running)},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
-        return done.stdout.split("\n", 2)[2].rpartition("\n\nExiting session")[0]
+            shown = plugin_shows(json.dumps(session, default=str))
+        return shown.split("\n", 2)[2].rpartition("\n\nExiting session")[0]
 
     def job(self, *words: str) -> list[dict[str, Any]]:
         script = "/opt/isomorph/code/model_code/moe/lifecycle/job.sh"

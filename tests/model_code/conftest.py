@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from isomorph import samples
+from stacks.wheelhouse import FOLDER, HOST, wheelhouse_name
 
 # As the engines have it; torch and llama.cpp read it when a test imports them first.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -38,6 +40,21 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def weights() -> Path:
     """The folder with SmolLM2's GGUF file, downloaded if it is not there yet."""
     return samples.fetch("smollm2-135m-instruct")[0]
+
+
+@pytest.fixture(scope="session")
+def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheels that gqa's list locks: of the zip that was built, or downloaded."""
+    folder = tmp_path_factory.mktemp("wheelhouse")
+    built = FOLDER / wheelhouse_name("gqa", HOST, "llama.cpp")
+    if built.is_file():  # its name has the list's digest
+        with zipfile.ZipFile(built) as archive:
+            archive.extractall(folder)
+        return folder
+    pip = [sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check"]
+    locked = ["--require-hashes", "-r", ROOT / "model_code/gqa/serve/requirements.txt"]
+    subprocess.run([*pip, *locked, "-d", folder], check=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

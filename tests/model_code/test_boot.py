@@ -1,7 +1,6 @@
 """boot.sh, run for real in an empty folder: real Python, real wheels, no network but loopback."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import pytest
 
 from tests.model_code.conftest import ROOT, free_port
 
-REQUIREMENTS = ROOT / "model_code/gqa/serve/requirements.txt"
 BOOT = "model_code/common/node/boot.sh"
 # As much of init as a boot needs: starts the server's unit, and notes each call.
 SYSTEMCTL = """#!/bin/bash
@@ -29,23 +27,6 @@ if [ "$1 $2" = "enable --now" ]; then
 fi
 if [ "$1" = is-active ]; then kill -0 "$(cat "$ISOMORPH_ROOT/server.pid")" 2>/dev/null; fi
 """
-
-
-@pytest.fixture(scope="session")
-def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheels of requirements.txt: a cached zip's, or else downloaded."""
-    folder = tmp_path_factory.mktemp("wheelhouse")
-    given = os.environ.get("ISOMORPH_TEST_WHEELHOUSE")
-    cached = ROOT / ".isomorph/cache/wheelhouses"
-    for path in [Path(given)] if given else sorted(cached.glob("gqa-llama.cpp-host*.zip")):
-        with zipfile.ZipFile(path) as archive:
-            archive.extractall(folder)
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    subprocess.run(
-        [*pip, "--require-hashes", "--find-links", folder, "-d", folder, "-r", REQUIREMENTS, "-qq"],
-        check=True,
-    )
-    return folder
 
 
 class Machine:

@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.model_code.conftest import ROOT
-from tests.model_code.test_boot import wheelhouse
 
-__all__ = ["wheelhouse"]
 INSTALL = ROOT / "model_code/common/node/install_wheels.sh"
 MODULE = "lib/python*/site-packages/made_up.py"
 pytestmark = pytest.mark.slow  # uv is in what nodes install

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tests.cdk_app import FLAGS
-from tests.stacks.synthesis import synthesize
 
 import aws_cdk as cdk  # isort: skip
 from aws_cdk import aws_logs as logs  # isort: skip
@@ -22,14 +21,6 @@ import gc
 gc.disable()  # a fifth of its time
 from cfnlint.runner.cli import main
 main()
-"""
-BREAK_A_PROPERTY = """
-import json, sys
-import aws_cdk
-from aws_cdk import aws_s3
-app = aws_cdk.App(context=json.loads(sys.argv[1]))
-aws_s3.CfnBucket(aws_cdk.Stack(app, "stack"), "Bucket", bucket_name="UPPER_case")
-app.synth()
 """
 
 
@@ -57,10 +48,8 @@ def test_cfn_lint_has_nothing_to_say(shipped):
 
 
 @pytest.mark.gates
-def test_cloudformations_own_validation_fails_the_synthesis(wheels, tmp_path):
-    done = synthesize(wheels, tmp_path / "cdk.out", BREAK_A_PROPERTY).done
-    assert done.returncode != 0
-    assert "does not match pattern" in done.stdout + done.stderr
+def test_cloudformations_own_validation_fails_the_synthesis(shipped):
+    assert "does not match pattern" in (shipped.broken / "refusal").read_text()
 
 
 @pytest.fixture(scope="module")

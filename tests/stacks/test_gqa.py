@@ -10,7 +10,7 @@ from tests.cdk_app import literal, resources
 from config import ConfigError  # isort: skip
 from planner import plan  # isort: skip
 from stacks.fleet_size import SIZED  # isort: skip
-from stacks.gqa import GqaSettings  # isort: skip
+from stacks.gqa_settings import GqaSettings  # isort: skip
 from tests.stacks.fleet_reader import FLEET_TRACE, LOAD_TRACE, data, env_line, size  # isort: skip
 
 TRACE = {

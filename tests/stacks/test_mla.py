@@ -7,7 +7,7 @@ import pytest
 from tests.cdk_app import literal, only, resources
 
 from config import ConfigError  # isort: skip
-from stacks.mla import MlaSettings  # isort: skip
+from stacks.mla_settings import MlaSettings  # isort: skip
 from stacks.mla_cache import CacheLoad, CacheSettings  # isort: skip
 from tests.stacks.fleet_reader import FLEET_TRACE, data, env_line  # isort: skip
 from tests.stacks.together import Together  # isort: skip

@@ -217,13 +217,15 @@ def test_a_section_without_training_makes_no_stack(wheels):
 
 
 def test_commands_and_stages_agree_on_the_stacks_of_a_section():
-    from stacks.registry import environments, selected
+    from stacks.registry import REGISTRY
+    from stacks.settings import environments, selected
 
     for environment in environments():
-        for deployable, settings in selected(environment):
-            section = environment.innovations[deployable.innovation.slug]
-            wanted = [each for each in deployable.stacks if settings.wants(each)]
-            assert deployable.innovation.stacks_of(section) == wanted
+        for innovation, settings in selected(environment):
+            section = environment.innovations[innovation.slug]
+            stacks = REGISTRY[innovation.slug].stacks
+            wanted = [each for each in stacks if settings.wants(each)]
+            assert innovation.stacks_of(section) == wanted
 
 
 def test_one_cluster_has_groups_of_every_kind(synthesize_training):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from config import ConfigError, EnvironmentConfig, innovation_settings
-from stacks.registry import SETTINGS
+from stacks.settings import SETTINGS
 from tests.stacks.conftest import ENVIRONMENT, MLA, MOE_GROUPS
 from tests.stacks.test_moe_training import ACCOUNTED, P5E, PLAN, changed
 from tests.stacks.test_moe_training_eks import TEAM, governed, settings

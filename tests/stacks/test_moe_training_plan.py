@@ -6,7 +6,7 @@ from config import hyperpod_instance_types
 from planner import resolve
 from planner.catalogue import instances
 from planner.planning import plan
-from stacks.registry import environments, selected
+from stacks.settings import environments, selected
 
 OF_THE_MAP = {
     # type: accelerators, GiB of each, dense bf16 TFLOPS of each, EFA cards
@@ -40,8 +40,7 @@ def test_the_catalogue_has_what_prepares_data():
 @pytest.fixture(scope="module")
 def prod():
     [environment] = environments("prod")
-    [settings] = [each for deployable, each in selected(environment)
-                  if deployable.innovation.slug == "moe"]  # fmt: skip
+    settings = {innovation.slug: each for innovation, each in selected(environment)}["moe"]
     return environment, settings.training
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cdk_app import ROOT
 
-from stacks.registry import REGISTRY  # isort: skip
+from stacks.settings import SETTINGS  # isort: skip
 
 FOLDER = ROOT / "model_code" / "common" / "engine"
 ENGINES = {"llama.cpp": FOLDER / "llama_cpp.py", "native": FOLDER / "native.py"}
@@ -23,7 +23,8 @@ def choices() -> Iterator[tuple[str, str]]:
     """Yield each innovation with a server, and each engine that its settings allow."""
     for path in sorted((ROOT / "model_code").glob("*/serve/requirements-native.in")):
         slug = path.parts[-3]
-        engine = REGISTRY[slug].settings.model_fields.get("engine") if slug in REGISTRY else None
+        settings = SETTINGS.get(slug)
+        engine = settings.model_fields.get("engine") if settings else None
         for name in get_args(engine.annotation) if engine else ("native",):
             yield slug, name
 

@@ -7,7 +7,8 @@ from tests.cdk_app import new_app
 
 from config import EnvironmentConfig  # isort: skip
 from stacks.map_data import INNOVATIONS  # isort: skip
-from stacks.registry import DEPLOYABLE, REGISTRY, SETTINGS, environments, selected  # isort: skip
+from stacks.registry import DEPLOYABLE, REGISTRY  # isort: skip
+from stacks.settings import SETTINGS, environments, selected  # isort: skip
 from stacks.stage import ToolkitStage  # isort: skip
 from tests.stacks.conftest import CERTIFICATE, ENVIRONMENT, GQA, MLA, MOE, WINDOW  # isort: skip
 
@@ -56,7 +57,7 @@ def test_every_real_innovation_has_code_of_the_same_name():
 
 def test_all_shipped_environments_switch_on_what_can_be_deployed():
     for environment in environments():
-        assert [each.innovation.slug for each, _ in selected(environment)] == list(REGISTRY)
+        assert [each.slug for each, _ in selected(environment)] == list(REGISTRY)
 
 
 def test_cdk_json_keeps_stack_tags_and_custom_resources_off():

@@ -8,7 +8,10 @@ from tests.cdk_app import literal, only, resources
 
 from config import ConfigError  # isort: skip
 from stacks.fleet_settings import LoadedFleetSettings  # isort: skip
-from stacks.sliding_window import SlidingWindowSettings, WindowFunctionSettings  # isort: skip
+from stacks.sliding_window_settings import (  # isort: skip
+    SlidingWindowSettings,
+    WindowFunctionSettings,
+)
 from tests.stacks.test_gqa import data, env_line  # isort: skip
 
 FUNCTION, CLOUDFRONT = "AWS::Lambda::Function", "AWS::CloudFront::Distribution"

@@ -9,7 +9,7 @@ wheels=("$wheelhouse"/uv-*.whl)
 # Beside the venv: nothing runs in the /tmp of a hardened image, and only one disk's files can be links.
 tools="$(mktemp -d "$(dirname "$venv")/uv.XXXXXX")"
 trap 'rm -rf "$tools"' EXIT
-python3 -m zipfile -e "${wheels[0]}" "$tools"
+python3 -IS -m zipfile -e "${wheels[0]}" "$tools"
 uv=("$tools"/uv-*.data/scripts/uv)
 chmod +x "${uv[0]}"
 lists=()

@@ -20,7 +20,7 @@ fetch() { # URL, sha256, name
   aws s3 cp --only-show-errors "$1" "$zip" || fail "cannot fetch $1"
   echo "$2  $zip" | sha256sum --check --status || fail "$1 does not have the sha256 $2" 3
   rm -rf "${HOME_DIR:?}/$3.new"
-  python3 -m zipfile -e "$zip" "$HOME_DIR/$3.new" || fail "cannot unpack $1"
+  python3 -IS -m zipfile -e "$zip" "$HOME_DIR/$3.new" || fail "cannot unpack $1"
   rm -rf "${HOME_DIR:?}/$3"
   mv "$HOME_DIR/$3.new" "$HOME_DIR/$3"
   echo "$2" >"$HOME_DIR/$3.sha256"

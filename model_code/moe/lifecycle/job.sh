@@ -38,7 +38,7 @@ tell() { # the row of each, or its state alone; files of jobs
   shift
   # Slurm is asked once for all: a cluster may have seen thousands of jobs.
   queue="$(squeue --noheader --format '%i %T' 2>&1)" || fail "Slurm does not answer: $(tail -n 1 <<<"$queue")"
-  python3 - "$what" "$@" 4<<<"$queue" <<'PYTHON'
+  python3 -IS - "$what" "$@" 4<<<"$queue" <<'PYTHON'
 import json, pathlib, sys
 what, *files = sys.argv[1:]
 with open(4, encoding="utf-8") as file:
@@ -73,7 +73,7 @@ start() { # name nodes, then NAME=VALUE for train.sh
     --output "$SHARED/logs/%j.log" "$HERE/train.sh" 2>&1)" || fail "Slurm refuses the job: $(tail -n 1 <<<"$id")"
   id="$(tail -n 1 <<<"$id")"
   [[ "$id" =~ ^[0-9]+$ ]] || fail "Slurm answered '$id' instead of a job's number"
-  SLURM_VERSION="$(sbatch --version)" python3 - "$id" "$name" "$nodes" "$@" >"$JOBS/$id.json" <<'PYTHON'
+  SLURM_VERSION="$(sbatch --version)" python3 -IS - "$id" "$name" "$nodes" "$@" >"$JOBS/$id.json" <<'PYTHON'
 import datetime, json, os, sys
 job, name, nodes, *settings = sys.argv[1:]
 told = {"job": int(job), "name": name, "nodes": int(nodes), "slurm": os.environ["SLURM_VERSION"], "begun": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
@@ -93,7 +93,7 @@ logs() { # job id, first byte
   local now
   known "$1"
   now="$(tell state "$JOBS/$1.json")" # before the log is read: when it has ended, the log is whole
-  python3 - "$SHARED/logs/$1.log" "$2" "$MOST_BYTES" "$now" <<'PYTHON'
+  python3 -IS - "$SHARED/logs/$1.log" "$2" "$MOST_BYTES" "$now" <<'PYTHON'
 import json, sys
 path, first, most, state = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 try:

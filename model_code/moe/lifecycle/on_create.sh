@@ -24,7 +24,7 @@ trap 'fail "line $LINENO of on_create.sh failed: $BASH_COMMAND"' ERR
 # From settings.json, which the stack puts beside this script, and the parameter that it names, to
 # lines NAME=VALUE for the scripts. A shell reads them, so values are held to harmless characters.
 write_settings() { # FILE of JSON, what it is called in a message, FILE of lines to add to
-  python3 - "$1" "$2" <<'PYTHON' >>"$3" 2>"$ETC/error" || fail "$(tail -n 1 "$ETC/error")"
+  python3 -IS - "$1" "$2" <<'PYTHON' >>"$3" 2>"$ETC/error" || fail "$(tail -n 1 "$ETC/error")"
 import json, re, sys
 path, called = sys.argv[1:]
 try:
@@ -85,7 +85,7 @@ load() { # FILE
 # Which node this is: the one of resource_config.json whose address is one of ours.
 find_node() {
   [ -f "$CONFIG" ] || fail "$CONFIG does not exist; HyperPod writes it before it runs this script"
-  python3 - "$CONFIG" "$HERE/settings.json" "$(hostname -I)" >"$ETC/node.env.new" 2>"$ETC/error" <<'PYTHON' ||
+  python3 -IS - "$CONFIG" "$HERE/settings.json" "$(hostname -I)" >"$ETC/node.env.new" 2>"$ETC/error" <<'PYTHON' ||
 import json, re, sys
 path, settings, mine = sys.argv[1], sys.argv[2], sys.argv[3].split()
 kinds = {"controller": "controller", "login": "login"}
@@ -144,7 +144,7 @@ send_markers() {
     flock 9
     [ -s "$PENDING" ] || exit 0
     mv "$PENDING" "$PENDING.sent" # what is marked from now on goes with the next call
-    python3 - "$PENDING.sent" >"$PENDING.json" <<'PYTHON'
+    python3 -IS - "$PENDING.sent" >"$PENDING.json" <<'PYTHON'
 import json, os, sys
 with open(sys.argv[1], encoding="utf-8", errors="replace") as file:
     words = file.read().split("\0")[:-1]

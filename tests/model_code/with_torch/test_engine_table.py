@@ -7,7 +7,7 @@ import pytest
 from bench import engines
 from bench.engines import CHOICES, Speed
 from isomorph.errors import UserError
-from stacks.gqa import GqaSettings
+from stacks.gqa_settings import GqaSettings
 
 pytestmark = pytest.mark.torch
 DOCUMENT = Path(__file__).parents[3] / "docs/engines.md"
