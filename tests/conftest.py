@@ -1,12 +1,17 @@
 """What all tests share: who goes first, how patient generated tests are, what clients have read."""
 
 import functools
+import gc
 from pathlib import Path
 
 import botocore.session
 import httpx._transports.default
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Until all tests are found, and with them torch, transformers or the CDK imported: the collector
+# goes through what was imported so far again and again, though all of it stays.
+gc.disable()
 
 # A machine that is busy is no reason to fail.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -33,3 +38,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         place = (slow is None, -timeout.args[0] if timeout else 0)
         places[item.path] = min(place, places.get(item.path, place))
     items.sort(key=lambda item: places[item.path])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Leave what was imported out of every collection to come; also where workers run the tests."""
+    gc.freeze()
+    gc.enable()
