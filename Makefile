@@ -84,6 +84,8 @@ $(VLLM)/.installed: requirements-vllm.txt requirements-torch.txt | $(BIN)/.insta
 	@$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r requirements-vllm.txt
 	@grep '^torch==' requirements-torch.txt >$(VLLM)/torch.txt
 	@$(BIN)/python -m isomorph.torch_build $(VLLM)/torch.txt $(VLLM)/bin/python --no-compile --no-deps
+	@# Compiles the fifth of it that is imported: 15 s of its first start.
+	@$(VLLM)/bin/python -W ignore -c 'import vllm.entrypoints.openai.api_server'
 	@touch $@
 
 node_modules/.installed: package-lock.json

@@ -25,7 +25,7 @@ _CHUNK = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Over all tokens of all texts.
+    """Over the tokens of all texts whose logits were compared.
 
     Args:
         difference: Largest difference of a logit over the largest logit.
@@ -60,15 +60,16 @@ def rows(folder: Path, tokens: int = TOKENS) -> Iterator[Row]:
 
 
 @torch.inference_mode()
-def compare(ours: Decoder, theirs: Any, ids: Tensor) -> Comparison:
+def compare(ours: Decoder, theirs: Any, ids: Tensor, *, every: int = 1) -> Comparison:
     """Read texts with both, chunk by chunk.
 
     Args:
         ours: Decodes with float32 activations.
         theirs: transformers' model, in float32.
         ids: The texts' tokens, [texts, tokens of each].
+        every: Of this many tokens one has its logits compared: they take longer than all layers.
     """
-    text = ids.shape[1]
+    text, counted = ids.shape[1], 0
     losses = torch.zeros(2, dtype=torch.float64)
     difference = largest = 0.0
     for piece in ids:
@@ -76,13 +77,16 @@ def compare(ours: Decoder, theirs: Any, ids: Tensor) -> Comparison:
         for start in range(0, text, _CHUNK):
             chunk = piece[None, start : start + _CHUNK]
             span = Span(0, torch.tensor([start]), chunk.shape[1])
-            found = ours.logits(ours(chunk, our_cache, span))[0]
-            expected = theirs(chunk, past_key_values=their_cache, use_cache=True).logits[0]
-            following = piece[start + 1 : start + 1 + chunk.shape[1]]
+            of = torch.arange(0, chunk.shape[1], every)
+            found = ours.logits(ours(chunk, our_cache, span)[:, of])[0]
+            expected = theirs(
+                chunk, past_key_values=their_cache, use_cache=True, logits_to_keep=of
+            ).logits[0]
+            following = piece[start + 1 :][of[of < text - start - 1]]
+            counted += len(following)  # nothing follows the last token of a piece
             losses += torch.stack([_loss(each, following) for each in (found, expected)])
             largest = max(largest, _largest(expected))
             difference = max(difference, _largest(found.sub_(expected)))  # half a gigabyte each
-    counted = ids.numel() - len(ids)  # nothing follows the last token of a piece
     our_perplexity, their_perplexity = (losses / counted).exp().tolist()
     return Comparison(difference=difference / largest, ours=our_perplexity, theirs=their_perplexity)
 

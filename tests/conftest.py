@@ -9,7 +9,8 @@ import httpx._transports.default
 import pytest
 from hypothesis import HealthCheck, settings
 
-# What tests import stays, and would be gone through by each full collection: a tenth of all time.
+# Until all tests are found, and with them torch, transformers or the CDK imported: the collector
+# goes through what was imported so far again and again, though all of it stays.
 gc.disable()
 
 # A machine that is busy is no reason to fail.
@@ -39,8 +40,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places[item.path])
 
 
-def pytest_collection_finish() -> None:
-    """Collect garbage again, of what comes from now on."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Leave what was imported out of every collection to come; also where workers run the tests."""
     gc.freeze()
     gc.set_threshold(10_000)
     gc.enable()

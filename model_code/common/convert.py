@@ -14,7 +14,7 @@ import torch
 from tokenizers import processors
 from torch import Tensor
 
-from model_code.common.checkpoint import all_sources
+from model_code.common.checkpoint import all_sources, fill
 from model_code.common.decoder import Decoder
 from model_code.common.errors import UserError, WeightsError
 from model_code.common.gguf_header import GGUFHeader, read_header
@@ -22,6 +22,7 @@ from model_code.common.gguf_model import architecture_of, config_of
 from model_code.common.gguf_tensors import GGUFTensors
 from model_code.common.manifest import MANIFEST, Manifest, build_manifest, file_sha256
 from model_code.common.safetensors_folder import write_folder
+from model_code.common.tensor_names import Source
 from model_code.common.tokenizer import GGUFTokenizer
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -59,9 +60,10 @@ def _read(
     names: list[str], tensors: GGUFTensors, dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
     for name in names:
-        tensor = tensors(name).to(dtype)
-        if not tensor.sum(dtype=torch.float32).isfinite():
-            raise WeightsError(f"{name} holds values that are not finite")
+        # Piece by piece: as floats, the largest is several times what is written of it.
+        rows = tensors.rows(name)
+        tensor = torch.empty(rows.shape, dtype=dtype)
+        fill(Source(name, tensor), rows)
         yield name, tensor
 
 

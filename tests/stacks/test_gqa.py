@@ -1,6 +1,7 @@
 """Settings of grouped-query attention: each followed from YAML to the template."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from stacks.fleet_size import SIZED  # isort: skip
 from stacks.gqa_settings import GqaSettings  # isort: skip
 from tests.stacks.fleet_reader import FLEET_TRACE, LOAD_TRACE, data, env_line, size  # isort: skip
 
+ROOT = Path(__file__).parents[2]
 TRACE = {
     **FLEET_TRACE,
     **LOAD_TRACE,
@@ -35,6 +37,17 @@ def test_setting_reaches_the_template(everything, name):
     _, read, expected = TRACE[name]
     found = read(everything)
     assert expected in found if read is size else found == expected
+
+
+def test_the_default_engine_is_what_measured_best():
+    default = {name: field.default for name, field in GqaSettings.model_fields.items()}
+    engine, quantization = default["engine"], default["quantization"]
+    document = (ROOT / "docs/engines.md").read_text()
+    _, _, table = document.partition("<!-- engines:begin -->\n")  # the best of many requests first
+    best = table.splitlines()[2]
+    assert f"`engine: {engine}`" in best
+    assert f"`quantization: {quantization}`" in best
+    assert f"| `gqa` | `{engine}`, `quantization: {quantization}` |" in document
 
 
 LOAD = {"architecture": "llama-3-8b", "load": {"concurrent": 4, "dtype": "int8"}}

@@ -19,13 +19,19 @@ def main(command: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):  # the server is told as well, and drains first
         signal.signal(number, signal.SIG_IGN)
     process = subprocess.Popen(  # noqa: S603  the engine's own command
-        command, stdin=subprocess.DEVNULL, start_new_session=True
+        command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_heed_signals
     )
     watch = threading.Thread(target=_end_with_our_input, args=(process,), daemon=True)
     watch.start()
     code = process.wait()
     _signal(process, signal.SIGKILL)  # what is left of its group
     return code if code >= 0 else 128 - code
+
+
+def _heed_signals() -> None:
+    """What is ignored stays so in a new program: only SIGKILL would end what sets no handler."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _end_with_our_input(process: "subprocess.Popen[bytes]") -> None:

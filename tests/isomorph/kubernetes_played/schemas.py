@@ -7,9 +7,6 @@ value of its type; what is required must be there.
 import re
 from typing import Any
 
-import kubeflow.training.models as kubeflow
-import kubernetes.client.models as kubernetes
-
 MODELS = {
     "Namespace": "V1Namespace", "ServiceAccount": "V1ServiceAccount", "Role": "V1Role",
     "RoleBinding": "V1RoleBinding", "PersistentVolume": "V1PersistentVolume",
@@ -21,6 +18,10 @@ _SUBJECT = {"V1Subject": "RbacV1Subject"}  # as the client names it since 1.29
 
 
 def model(name: str) -> Any:
+    # Here: tests that only stand in the same file need not wait for a thousand modules.
+    import kubeflow.training.models as kubeflow
+    import kubernetes.client.models as kubernetes
+
     found = getattr(kubeflow, name, None) or getattr(kubernetes, name, None)
     return found or getattr(kubernetes, _SUBJECT.get(name, name))
 

@@ -1,5 +1,6 @@
 """A real Valkey to test against, and what can go wrong on the way to it."""
 
+import signal
 import socket
 import ssl
 import subprocess
@@ -52,6 +53,15 @@ class Valkey:
     def admin(self, *words: str) -> Any:
         """Run a command as the user who may do everything."""
         return admin(self.address, *words)
+
+    def pause(self) -> None:
+        """Answer nothing, and take connections all the same, until `resume`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         if self._process:

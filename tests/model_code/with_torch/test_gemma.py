@@ -111,9 +111,9 @@ def test_ids_equal_llama_cpp(
 def test_logits_and_perplexity_on_real_text_equal_transformers(
     model: Model, transformers: Any
 ) -> None:
-    """A window and an eighth; `isomorph bench sliding_window_text` takes 32k tokens."""
+    """A window and an eighth; `isomorph bench sliding_window_text` takes all of 32k tokens."""
     ids = torch.tensor([model.tokenizer.encode(smollm2.text()[:4000])[:576]])
-    found = window_text.compare(model.decoder, transformers, ids)
+    found = window_text.compare(model.decoder, transformers, ids, every=5)
     assert found.difference < window_text.LOGIT_TOLERANCE
     assert found.apart < window_text.PERPLEXITY_TOLERANCE
     assert 2 < found.ours < 100  # it reads English

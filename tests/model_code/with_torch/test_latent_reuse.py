@@ -327,11 +327,12 @@ def test_a_store_that_is_gone_restarted_and_paused(
     ask_through(one, expected)
     own.start()
     recovers(one, other)
-    own.admin("CLIENT", "PAUSE", "3000", "ALL")
-    slow = node(own.address)
+    own.pause()
+    slow = node(own.address, deadline_s=0.2)
     ask_through(slow, expected)
     assert slow.count("store_errors") > 0
-    recovers(one, other)
+    own.resume()
+    recovers(one, slow)
     own.kill()
 
 

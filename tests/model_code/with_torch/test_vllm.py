@@ -188,7 +188,8 @@ def test_all_of_it_goes_with_who_started_it(tmp_path: Path) -> None:
 
 
 def test_the_child_ends_with_the_code_of_its_command() -> None:
-    for said, expected in (("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 137)):
+    told = "os.kill(os.getpid(), 15)"  # which the child itself does not heed
+    for said, expected in (("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 137), (told, 143)):
         command = [sys.executable, str(CHILD), sys.executable, "-c", f"import os, sys; {said}"]
         process = subprocess.Popen(command, stdin=subprocess.PIPE)
         assert process.wait(30) == expected
