@@ -20,7 +20,6 @@ def make(folder: Path, *, sockets: bool) -> None:
         (folder / "spool").mkdir()
         return
     made = Path(tempfile.mkdtemp(prefix="isomorph-slurm-"))
-    made.chmod(0o711)  # munged wants others to be able to reach its socket, and no more
     (folder / "spool").symlink_to(made)
 
 

@@ -148,7 +148,9 @@ def _start_munged() -> Process:
     words = [f"--{name}={folder / f'munge.{suffix}'}" for name, suffix in (
         ("key-file", "key"), ("socket", "socket"), ("pid-file", "pid"), ("seed-file", "seed"),
         ("log-file", "log"))]  # fmt: skip
-    started = _start("munged", "--foreground", *words)
+    # By force: it wants every folder on the way to its socket to be open to all, which folders for
+    # temporary files often are not; here only daemons of the same user meet.
+    started = _start("munged", "--foreground", "--force", *words)
     deadline = time.monotonic() + _SOCKET_S
     while not listening.exists() and started.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
