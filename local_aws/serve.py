@@ -33,7 +33,11 @@ _SETTINGS_OF_MINISTACK = {
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; does not return."""
-    os.environ.update(_SETTINGS_OF_MINISTACK, GATEWAY_PORT=str(settings.port))
+    os.environ.update(
+        _SETTINGS_OF_MINISTACK,
+        GATEWAY_PORT=str(settings.port),
+        STATE_DIR=str(settings.state_dir / "ministack"),  # or a folder in /tmp that anybody knows
+    )
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     from local_aws.players import Players  # not before those settings are there
 

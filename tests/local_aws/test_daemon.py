@@ -52,6 +52,7 @@ def test_what_was_killed_is_cleaned_up_and_started_again(folder: Path) -> None:
 def test_stopping_leaves_no_process_and_no_file(folder: Path) -> None:
     emulator, machine = with_a_machine(folder, free_port())
     assert daemon.status(folder) == emulator.running
+    assert any((folder / "ministack").iterdir())  # and not in /tmp
     assert daemon.stop(folder)
     assert not alive(emulator.running.pid)
     assert not alive(machine["pid"])
