@@ -104,6 +104,7 @@ def start(name: str, workers: int, folder: Path) -> Run:
         **os.environ,
         # What tests leave there, those above all that kill processes, goes at the end.
         "TMPDIR": str(folder),
+        "STATE_DIR": str(folder / "ministack"),  # of the control plane, where tests import it
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
     # Hundreds of processes start the project's code: each would compile it anew.
