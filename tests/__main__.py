@@ -6,6 +6,7 @@ that it started, daemons too (on Linux), however busy the machine was meanwhile.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ TYPED = [
     *("app.py", "config", "constructs_lib", "stacks", "planner", "model_code"),
     *("local_aws", "isomorph", "bench"),
 ]
+LEAST_GIB = 4  # of the disk; a first run takes twice as much
 WORKERS = len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 3
 
 
@@ -159,6 +161,16 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"no part {', '.join(unknown)}; there are: {', '.join(PARTS)}", file=sys.stderr)
         return 2
+    if "e2e" in (names or PARTS):
+        for place in (ROOT, Path(tempfile.gettempdir())):
+            free = shutil.disk_usage(place).free / 2**30
+            if free < LEAST_GIB:
+                print(
+                    f"{place} has {free:.1f} GiB free; the part e2e takes {LEAST_GIB} at least: "
+                    "make room, or name another folder for temporary files with TMPDIR",
+                    file=sys.stderr,
+                )
+                return 2
     began = time.monotonic()
     # A short name: sockets lie in it, whose paths have to have less than 108 bytes.
     with tempfile.TemporaryDirectory(prefix="t", ignore_cleanup_errors=True) as folder:
