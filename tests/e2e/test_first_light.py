@@ -221,7 +221,7 @@ def test_a_machine_refuses_an_altered_code_asset(
         s3.put_object(Bucket=bucket, Key=key, Body=original)
 
 
-@pytest.mark.timeout(900)  # its machine installs torch
+@pytest.mark.timeout(1500)  # its machine installs torch; and the file takes long: it goes early
 def test_the_native_engine_serves_the_same_weights_from_the_same_code(
     local: Environment, isomorph: Command
 ) -> None:

@@ -14,7 +14,7 @@ from isomorph.environments import Environment
 from local_aws.describe import DESCRIBE, NOTHING_TO_SEE, resources
 from tests.e2e.conftest import ROOT, Command, bring_up, published
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]  # downloads the first time
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1300)]  # downloads the first time
 PROMPT = "Water boils at"
 
 
@@ -140,7 +140,6 @@ def test_the_fleets_figures_are_in_cloudwatch(isomorph: Command, local: Environm
         isomorph("run", "sliding_window", PROMPT, "--on", "fleet")
 
 
-@pytest.mark.timeout(900)  # its machine installs torch
 def test_the_fleet_serves_the_same_weights_with_our_own_engine(
     isomorph: Command, local: Environment
 ) -> None:
