@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -164,10 +165,15 @@ class Machine:
             self._init.wait()
 
     def remove(self, *, keep_console: bool) -> None:
-        """Delete the folder, but for the console of a machine whose end has to be explained."""
-        gone = self.folder.with_name(f"{self.folder.name}.gone")
-        gone.mkdir(exist_ok=True)
-        for entry in self.folder.iterdir():
+        """Delete the folder, but for the console of a machine whose end has to be explained.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        entries = list(self.folder.iterdir())
+        # A name of its own each time: the next node with this address may go while this one does.
+        gone = Path(tempfile.mkdtemp(prefix=f"{self.folder.name}.gone.", dir=self.folder.parent))
+        for entry in entries:
             if entry.is_dir() and not entry.is_symlink():
                 entry.rename(gone / entry.name)
             elif not (keep_console and entry.name == "console.log"):

@@ -207,3 +207,29 @@ def test_a_program_that_is_missing_fails_the_unit(boot: Boot) -> None:
     assert systemctl(machine, "start", "web")[0] == 1
     assert "/no/such/program" in console(machine)
     assert systemctl(machine, "is-active", "web") == (3, "failed\n")
+
+
+def test_a_machine_goes_while_one_that_had_its_folder_before_still_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deletions: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+
+    class Later:
+        def __init__(self, target: Callable[..., None], args: tuple[object, ...], **_: bool):
+            deletions.append((target, args))
+
+        def start(self) -> None:
+            """Not before the next machine has gone, too."""
+
+    monkeypatch.setattr("local_aws.machines.machine.threading.Thread", Later)
+    machine = Machine("ip-127-1-0-2", tmp_path / "ip-127-1-0-2", 1, "", {})
+    for _ in range(2):
+        (machine.folder / "opt/venv").mkdir(parents=True)
+        machine.remove(keep_console=False)
+        assert not machine.folder.exists()
+    for delete, arguments in deletions:
+        delete(*arguments)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError):
+        machine.remove(keep_console=False)
+    assert list(tmp_path.iterdir()) == []
