@@ -46,8 +46,9 @@ def serve(settings: Settings) -> None:
     players.install()
     players.start()
     code = 0
+    loop = asyncio.new_event_loop()  # not asyncio.run, which waits for the loop's threads
     try:
-        asyncio.run(_listen(players.front(), settings.port))
+        loop.run_until_complete(_listen(players.front(), settings.port))
     except OSError as error:
         print(f"isomorph: cannot listen on port {settings.port}: {error}", file=sys.stderr)
         code = 1
@@ -72,7 +73,15 @@ async def _listen(front: "Front", port: int) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    await hypercorn(front, config, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
+    trigger = asyncio.create_task(stopped.wait())
+    server = asyncio.create_task(
+        hypercorn(front, config, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
+    )
+    await asyncio.wait({server, trigger}, return_when=asyncio.FIRST_COMPLETED)
+    # A request that waits for a target or a function may do so for minutes.
+    await asyncio.wait({server}, timeout=2 * config.graceful_timeout)
+    if server.done():
+        await server
 
 
 def clear(settings: Settings) -> None:

@@ -166,13 +166,19 @@ class ExecutionEnvironment:
 
     def log_lines(self) -> list[str]:
         """Return what the function has printed."""
-        return self._log.read_text(errors="replace").splitlines()
+        return self._printed().decode(errors="replace").splitlines()
 
     def new_log(self) -> str:
         """Return what the function has printed since this was last asked."""
-        content = self._log.read_bytes()
+        content = self._printed()
         fresh, self._read = content[self._read :], len(content)
         return fresh.decode(errors="replace")
+
+    def _printed(self) -> bytes:
+        try:
+            return self._log.read_bytes()
+        except FileNotFoundError:  # the function was deleted while it ran
+            return b""
 
     def stop(self) -> None:
         """End the process and everything that it has started."""

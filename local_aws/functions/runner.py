@@ -105,9 +105,6 @@ class FunctionRunner:
         started = time.monotonic()
         try:
             environment = self._acquire(function, config, scope)
-        except (EmulatorError, OSError, ValueError) as error:
-            invocation.put(Failure("Runtime.InvalidEntrypoint", str(error)))
-        else:
             environment.run(invocation)
             invocation.log = environment.new_log()
             self._release(config, environment)
@@ -118,7 +115,10 @@ class FunctionRunner:
                 invocation.failed,
                 int((time.monotonic() - started) * 1000),
             )
-        invocation.finish()
+        except (EmulatorError, OSError, ValueError) as error:
+            invocation.put(Failure("Runtime.InvalidEntrypoint", str(error)))
+        finally:
+            invocation.finish()  # or its caller would wait forever
 
     def _acquire(
         self, function: Function, config: Function, scope: tuple[str, str]

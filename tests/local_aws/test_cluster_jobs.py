@@ -277,7 +277,9 @@ def test_a_node_that_fails_the_prolog_is_drained_and_its_job_goes_to_another(dep
 @on_slurm
 def test_a_slurm_that_does_not_answer_is_no_lost_job(deployed):
     job = deployed.submit("alone", steps="600", nodes=1)
-    until(lambda: deployed.state(job) == "running", "the begin of the job", 30)
+    ranks = deployed.node("workers") / "fsx/checkpoints/alone"
+    # Slurm says that it runs before it has told the node, and what it has not told is lost indeed.
+    until(lambda: list(ranks.glob("rank-*.json")), "the rank", 30)
     deployed.run("systemctl stop slurmctld")
     [said] = deployed.job("status")[-1:]
     assert "isomorph: Slurm does not answer: slurm_load_jobs error: " in said["said"]

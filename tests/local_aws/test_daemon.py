@@ -2,6 +2,7 @@
 
 import http.client
 import http.server
+import json
 import os
 import signal
 import subprocess
@@ -9,15 +10,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import BotoCoreError
 
-from local_aws import daemon
+from local_aws import clients, daemon
 from local_aws.errors import EmulatorError
 from tests.local_aws import fleet
 from tests.local_aws.conftest import Emulator, alive, free_port, until
+from tests.local_aws.samples_functions import FUNCTIONS
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,6 +63,27 @@ def test_stopping_leaves_no_process_and_no_file(folder: Path) -> None:
     assert not folder.exists()
     assert daemon.status(folder) is None
     assert not daemon.stop(folder)
+
+
+def test_what_waits_for_an_answer_does_not_keep_it_from_stopping(folder: Path) -> None:
+    emulator = Emulator(daemon.start(folder, free_port()))
+    slow = {
+        **FUNCTIONS["Function"],
+        "Properties": FUNCTIONS["Function"]["Properties"] | {"Timeout": 60},
+    }
+    created = emulator.create("slow", {"Resources": FUNCTIONS | {"Function": slow}})
+    assert created == "CREATE_COMPLETE", emulator.failure("slow")
+    once = clients.client("lambda", emulator.running.endpoint, emulator.account, emulator.region)
+    event = {"FunctionName": emulator.resources("slow")["Function"].physical_id,
+             "Payload": json.dumps({"sleep": 60})}  # fmt: skip
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(once.invoke, **event)
+        until(emulator.running.functions, "the invocation")
+        begun = time.monotonic()
+        assert daemon.stop(folder)
+        assert time.monotonic() - begun < 10
+        with pytest.raises(BotoCoreError):
+            waiting.result()
 
 
 def test_fails_when_the_port_is_in_use_and_names_who_uses_it(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import urllib.error
 import urllib.request
 import zipfile
@@ -236,4 +237,13 @@ def test_a_client_that_goes_away_leaves_the_function_to_its_work(
 
 def test_what_fails_in_mid_answer_breaks_the_answer_off(deployed: Emulator, url: str) -> None:
     with open_when_free(deployed, url, pause=0, fail=True) as answer:
+        assert answer.read() == b"one two three"
+
+
+def test_an_answer_ends_though_its_function_was_deleted_meanwhile(
+    deployed: Emulator, url: str
+) -> None:
+    with open_when_free(deployed, url, pause=0.3) as answer:
+        for folder in (deployed.running.state_dir / "functions").glob("functions-*"):
+            shutil.rmtree(folder)  # as it is done by then, unless a thread was slow
         assert answer.read() == b"one two three"
