@@ -15,12 +15,13 @@ from local_aws.front import Front
 from local_aws.functions.runner import FunctionRunner
 from local_aws.givens import give_s3_its_key, publish_images
 from local_aws.machines.autoscaling import AutoScalingApi, scopes
+from local_aws.machines.cli import CliServer
 from local_aws.machines.loadbalancing import LoadBalancing
 from local_aws.machines.runner import Runner
 from local_aws.patience import hold_back_from_the_cli
 from local_aws.resources import Runners, register_all
 from local_aws.resources.table import Aws
-from local_aws.settings import KERNELS, UNPACKED, Settings
+from local_aws.settings import CLI, KERNELS, UNPACKED, Settings
 
 TRUSTED = "SSL_CERT_FILE"  # what OpenSSL reads in place of the system's certificates
 
@@ -41,11 +42,13 @@ class Players:
             KERNELS: str(settings.kernels_dir),
             UNPACKED: str(settings.unpacked_dir),
         }
+        on_machines = {**told, CLI: str(settings.cli_dir)}
+        self._cli = CliServer(settings.cli_dir)
         self._machines = Runner(
             endpoint=endpoint,
             instances_dir=settings.instances_dir,
             scopes=scopes,
-            environment=told,
+            environment=on_machines,
         )
         self._functions = FunctionRunner(
             endpoint=endpoint, folder=settings.functions_dir, variables=told
@@ -54,7 +57,7 @@ class Players:
             endpoint=endpoint, folder=settings.endpoints_dir, variables=told
         )
         self._file_systems = FileSystems(endpoint, settings.filesystems_dir)
-        self._clusters = Clusters(endpoint, settings.clusters_dir, self._file_systems, told)
+        self._clusters = Clusters(endpoint, settings.clusters_dir, self._file_systems, on_machines)
         self._sessions = Sessions(endpoint, self._clusters)
 
     def install(self) -> None:
@@ -88,6 +91,7 @@ class Players:
 
     def start(self) -> None:
         """Start the threads that step them."""
+        self._cli.start()
         self._machines.start()
         self._file_systems.start()
         self._endpoints.start()
@@ -100,3 +104,4 @@ class Players:
         self._caches.stop()
         self._clusters.stop()
         self._file_systems.stop()
+        self._cli.stop()

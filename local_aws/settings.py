@@ -18,6 +18,8 @@ SESSIONS = "/_isomorph/sessions/"  # ... that streams what a session's command p
 KERNELS = "ISOMORPH_KERNELS_CACHE"
 # ... and one disk: what one unpacked of its wheels, the others link to. uv's own variable.
 UNPACKED = "UV_CACHE_DIR"
+# Where machines find the AWS CLI loaded, as image/aws.py has it.
+CLI = "ISOMORPH_AWS_CLI"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,11 @@ class Settings:
     def instances_dir(self) -> Path:
         """The folder with one folder for each machine."""
         return self.state_dir / "instances"
+
+    @property
+    def cli_dir(self) -> Path:
+        """The folder with the socket of the process that has the AWS CLI loaded."""
+        return self.state_dir / "cli"
 
     @property
     def caches_dir(self) -> Path:

@@ -2,13 +2,11 @@
 
 import json
 import os
-import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 import time
@@ -16,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from local_aws.machines.cli import AWS
 from local_aws.processes import command
 from local_aws.settings import HOST
 
@@ -24,16 +23,6 @@ AWS_CLI = Path(sys.executable).with_name("aws")
 _REASON = "isomorph:"
 _SYSTEMCTL = """#!/bin/sh
 cd "$ISOMORPH_ROOT/sbin" && exec "$ISOMORPH_ROOT/bin/python3" -EsSB -m image.systemctl "$@"
-"""
-# The AWS CLI as it is, and a sixth sooner: a call is a process of its own, with no garbage to find.
-_AWS = f"""#!/bin/sh
-exec {shlex.quote(sys.executable)} -EsSB -c '
-import gc, sys
-gc.disable()
-sys.path.append(sys.argv.pop(1))
-from awscli.clidriver import main
-sys.exit(main())
-' {shlex.quote(sysconfig.get_path("purelib"))} "$@"
 """
 
 
@@ -122,7 +111,7 @@ class Machine:
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         for name in ("python3", version):
             (programs / name).symlink_to(python)
-        for name, script in {"aws": _AWS, "systemctl": _SYSTEMCTL, **self.programs}.items():
+        for name, script in {"aws": AWS, "systemctl": _SYSTEMCTL, **self.programs}.items():
             (programs / name).write_text(script)
             (programs / name).chmod(0o755)
         (self.folder / "user-data").write_text(self.user_data)

@@ -138,7 +138,8 @@ class Groups:
 
     def _explain(self, instance_id: str) -> str | None:
         member = self._runner.member(instance_id)
-        return member.machine.reason() if member else None
+        # What it was replaced for, if it was: it may have said more when it went.
+        return (member.failure or member.machine.reason()) if member else None
 
     def _group(self, aws: Aws, name: str) -> Group | None:
         return self._runner.group(aws.account, aws.region, name)

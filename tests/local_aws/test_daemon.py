@@ -18,7 +18,9 @@ import pytest
 from botocore.exceptions import BotoCoreError
 
 from local_aws import clients, daemon
+from local_aws.clusters.slurm.keeper import descendants
 from local_aws.errors import EmulatorError
+from local_aws.settings import CLI
 from tests.local_aws import fleet
 from tests.local_aws.conftest import Emulator, alive, free_port, until
 from tests.local_aws.samples_functions import FUNCTIONS
@@ -42,9 +44,15 @@ def with_a_machine(folder: Path, port: int) -> tuple[Emulator, dict[str, Any]]:
 def test_what_was_killed_is_cleaned_up_and_started_again(folder: Path) -> None:
     port = free_port()
     emulator, machine = with_a_machine(folder, port)
-    init = int(Path(machine["console"]).with_name("run").joinpath("init.pid").read_text())
+    root = Path(machine["console"]).parent
+    called = {"ISOMORPH_ROOT": str(root), CLI: str(folder / "cli"), "PATH": "/usr/bin:/bin"}
+    subprocess.run([root / "bin/aws", "--version"], env=called, check=True)
+    pids = descendants(emulator.running.pid)
+    lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids]
+    for name in ("cli_server.py", "image.init", "server.py"):
+        assert any(name in line for line in lines), name
     os.kill(emulator.running.pid, signal.SIGKILL)
-    until(lambda: not alive(machine["pid"]) and not alive(init), "the end of the machine", 5)
+    until(lambda: not any(map(alive, pids)), "the end of all processes", 5)
     assert daemon.status(folder) is None
 
     again = daemon.start(folder, port)

@@ -1,0 +1,114 @@
+"""The AWS CLI of the machines: loaded once, and each call as if it had loaded the CLI itself."""
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local_aws.clusters.slurm.keeper import descendants
+from local_aws.machines.image.aws import SOCKET
+from local_aws.machines.machine import Machine
+from local_aws.settings import CLI
+from tests.local_aws.conftest import Emulator, alive, until
+
+BUCKET = "cli-texts"
+Done = tuple[int, bytes, bytes]
+
+
+class Caller:
+    """A machine whose `aws` is called."""
+
+    def __init__(self, folder: Path, emulator: Emulator) -> None:
+        self.folder, self._place = folder, str(emulator.running.state_dir / "cli")
+        self._variables = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(folder),
+            "ISOMORPH_ROOT": str(folder),
+            "AWS_ENDPOINT_URL": emulator.running.endpoint,
+            "AWS_ACCESS_KEY_ID": emulator.account,
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": emulator.region,
+        }
+
+    def start(self, *words: str, place: str | None = None) -> "subprocess.Popen[bytes]":
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen(
+            [self.folder / "bin" / "aws", *words],
+            env={**self._variables, CLI: self._place if place is None else place},
+            cwd=self.folder / "opt",
+            **pipes,
+        )
+
+    def call(self, *words: str, said: bytes = b"", place: str | None = None) -> Done:
+        process = self.start(*words, place=place)
+        out, err = process.communicate(said, timeout=30)
+        return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def caller(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
+    emulator.client("s3").create_bucket(Bucket=BUCKET)
+    folder = tmp_path_factory.mktemp("machine") / "i-0"
+    machine = Machine("i-0", folder, 1, "#!/bin/sh\n", {})
+    machine.boot()
+    (folder / "opt" / "text").write_text("words of a file")
+    yield Caller(folder, emulator)
+    machine.cut_power()
+
+
+def copies(emulator: Emulator) -> list[int]:
+    """The processes that are a call, below the one that waits for calls."""
+    for pid in descendants(emulator.running.pid):
+        if "cli_server.py" in Path(f"/proc/{pid}/cmdline").read_text():
+            return descendants(pid)
+    return []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sts", "get-caller-identity"),  # by the variables
+        ("ssm", "get-parameter", "--name", "none"),  # refused by the service
+        ("s3", "cp", "--no-progress", "text", f"s3://{BUCKET}/of-a-file"),  # in the caller's folder
+        ("s3", "cp", "-", f"s3://{BUCKET}/said"),  # from standard input
+        ("s3", "cp", f"s3://{BUCKET}/said", "-"),  # to standard output
+        ("s3", "cp", "no-file", f"s3://{BUCKET}/none"),
+        ("nonsense",),
+        ("configure", "set", "region", "eu-west-1"),  # into the home folder
+        ("configure", "get", "region"),
+    ],
+    ids=" ".join,
+)
+def test_a_call_does_and_says_what_it_would_alone(caller: Caller, words: tuple[str, ...]) -> None:
+    alone = caller.call(*words, said=b"words said", place="/nowhere")
+    assert caller.call(*words, said=b"words said") == alone
+    if words[-1] == "-":
+        assert alone == (0, b"words said", b"")
+
+
+def test_a_call_ends_with_who_made_it(caller: Caller, emulator: Emulator) -> None:
+    process = caller.start("s3", "cp", "-", f"s3://{BUCKET}/never")
+    [copy] = until(lambda: copies(emulator), "the call")
+    process.kill()
+    process.wait()
+    until(lambda: not alive(copy), "the end of the call")
+    assert process.stdin
+    process.stdin.close()
+    found = emulator.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="never")
+    assert found["KeyCount"] == 0
+
+
+def test_only_this_user_may_call(emulator: Emulator) -> None:
+    assert (emulator.running.state_dir / "cli" / SOCKET).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_call_that_is_not_taken_is_made_all_the_same(caller: Caller, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / SOCKET))
+        listener.listen()
+        process = caller.start("--version", place=str(tmp_path))
+        listener.accept()[0].close()
+        out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out.startswith(b"aws-cli/")) == (0, True)
