@@ -17,7 +17,7 @@ from local_aws.clients import client
 from local_aws.operations import Asked, RefusedError
 from local_aws.stepper import Stepper
 
-_PAUSE_S = 0.5
+_PAUSE_S = 1.0
 _SETTLED_S = 1.0  # a file that was written to within that time is not exported yet
 _log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ Each function here answers one action of the query API. What changes a machine i
 runner's thread acts on it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ministack.core.responses import get_account_id, get_region
@@ -42,9 +42,12 @@ _GROUP_FIELDS = (
 )
 
 
-def scopes() -> Iterable[Scope]:
-    """Return the accounts and regions that have groups."""
-    return {(account, region) for (account, region, _), _ in records._asgs.all_items()}
+def scopes() -> dict[Scope, str]:
+    """Return the accounts and regions that have groups, each with all that is recorded of them."""
+    found: dict[Scope, str] = {}
+    for (account, region, _), record in records._asgs.all_items():
+        found[account, region] = found.get((account, region), "") + repr(record)
+    return found
 
 
 def _ok(action: str, result: Mapping[str, Any] | None = None) -> Response:

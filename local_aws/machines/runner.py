@@ -5,7 +5,7 @@ runtime) go into packages beside this one.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ class Runner:
     Args:
         endpoint: Of the embedded AWS.
         instances_dir: Where the machines' folders are made.
-        scopes: Tells in which accounts and regions there are groups.
+        scopes: Tells in which accounts and regions there are groups, and all that is recorded of
+            them: they are read again once that has changed.
         environment: Variables of every machine.
     """
 
@@ -39,7 +40,7 @@ class Runner:
         *,
         endpoint: str,
         instances_dir: Path,
-        scopes: Callable[[], Iterable[Scope]],
+        scopes: Callable[[], Mapping[Scope, str]],
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._environment = environment or {}
@@ -48,6 +49,7 @@ class Runner:
         self._scopes = scopes
         self._groups: dict[Key, Group] = {}
         self._members: dict[str, Member] = {}
+        self._read: dict[Scope, tuple[str, list[dict[str, Any]]]] = {}
         self._steps = Stepper("machines", lambda: self._step(self._wanted()), _PAUSE)
 
     def start(self) -> None:
@@ -79,11 +81,16 @@ class Runner:
         return self._members.get(instance_id)
 
     def _wanted(self) -> dict[Key, dict[str, Any]]:
-        scopes = set(self._scopes()) | {key[:2] for key in self._groups}
+        scopes = self._scopes()
+        for account, region in {*scopes, *(key[:2] for key in self._groups)}:
+            recorded = scopes.get((account, region), "")
+            if self._read.get((account, region), (None,))[0] != recorded:
+                groups = Cloud(self._endpoint, account, region).groups()
+                self._read[account, region] = recorded, groups
         return {
-            (account, region, group["AutoScalingGroupName"]): group
-            for account, region in scopes
-            for group in Cloud(self._endpoint, account, region).groups()
+            (*scope, group["AutoScalingGroupName"]): group
+            for scope, (_, groups) in self._read.items()
+            for group in groups
         }
 
     def _step(self, wanted: dict[Key, dict[str, Any]]) -> None:

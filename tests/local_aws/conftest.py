@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 def until(look: Callable[[], Found | None], what: str, seconds: float = 20) -> Found:
-    """Look again and again until there is something to see; half of the time at most."""
+    """Look again and again until there is something to see; a fifth of the time at most."""
     deadline = time.monotonic() + seconds
     while True:
         begun = time.monotonic()
@@ -35,7 +35,7 @@ def until(look: Callable[[], Found | None], what: str, seconds: float = 20) -> F
             return found
         now = time.monotonic()
         assert now < deadline, f"{what} did not happen in {seconds} s"
-        time.sleep(max(0.1, now - begun))
+        time.sleep(max(0.1, 4 * (now - begun)))
 
 
 def alive(pid: int) -> bool:
