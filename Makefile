@@ -25,7 +25,7 @@ e2e: dev torch  ## Only the end-to-end deployment against the embedded AWS
 	@$(BIN)/python -m tests e2e
 
 check: dev  ## Only format, lint, types and the fast tests
-	@$(BIN)/python -m tests format lint types shell unit
+	@$(BIN)/python -m tests format lint types shell unit local_aws
 
 format: dev  ## Rewrite the code in the project's format
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -1,8 +1,9 @@
 """Runs what CI runs, part by part, and says what each took: `python -m tests [PART ...]`.
 
-Tests wait for a part of their time: three workers keep two cores busy, and parts start while
-others still run. What a part prints is shown when it has ended. Its CPU seconds are those of all
-that it started, daemons too (on Linux), however busy the machine was meanwhile.
+Tests wait for a part of their time: three workers keep two cores busy, parts start while others
+still run, and what waits most of its time takes no worker. What a part prints is shown when it has
+ended. Its CPU seconds are those of all that it started, daemons too (on Linux), however busy the
+machine was meanwhile.
 """
 
 import os
@@ -28,7 +29,10 @@ WORKERS = len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") e
 
 @dataclass(frozen=True)
 class Part:
-    """A command; how many workers it has at least and at most; the parts that must have ended."""
+    """A command; how many workers it takes at least and at most; the parts that must have ended.
+
+    None is for a command that waits most of its time, and runs beside the others.
+    """
 
     command: list[str]
     least: int = 1
@@ -37,7 +41,7 @@ class Part:
 
     def with_workers(self, workers: int) -> list[str]:
         """Return the command. tests/conftest.py says which of a part's files go first."""
-        if workers == 1:
+        if workers <= 1:
             return self.command
         return [*self.command, "-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
 
@@ -62,22 +66,28 @@ INSTALLS = {  # what tests of the others would each fetch
     "sagemaker": Part([sys.executable, "-m", "tests.stacks.sagemaker_venv"]),
     "slurm": Part([sys.executable, "-m", "local_aws.slurm", "install"]),
 }
+UNIT = "not torch and not slow and not gates and not e2e"
 PARTS = {  # in the order in which they start; what takes one worker fills up what takes two
     **INSTALLS,
+    "types": Part([str(BIN / "mypy"), "--native-parser", *TYPED]),
+    "shell": Part(["bash", "-c", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck"]),
+    "lint": Part([str(BIN / "ruff"), "check", "."]),
+    "format": Part([str(BIN / "ruff"), "format", "--check", "."]),
     # Each file has its own embedded AWS, for which a third would be one too many.
     "e2e": Part([*PYTEST, "e2e", *files("e2e")], least=2, most=2, after=("wheelhouses",)),
     "slow": Part(
         [*PYTEST, "slow and not torch and not e2e", *files("slow", without="torch")],
-        after=("sagemaker", "slurm"),
+        least=0, most=0, after=("sagemaker", "slurm"),
     ),
-    "gates": Part([*PYTEST, "gates", *files("gates")]),
-    "types": Part([str(BIN / "mypy"), "--native-parser", *TYPED]),
-    "unit": Part([*PYTEST, "not torch and not slow and not gates and not e2e"], most=2),
-    "shell": Part(["bash", "-c", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck"]),
-    "lint": Part([str(BIN / "ruff"), "check", "."]),
-    "format": Part([str(BIN / "ruff"), "format", "--check", "."]),
-    "torch": Part([*PYTEST, "torch and not e2e", *files("torch")], least=2, most=3),
-}
+    "local_aws": Part([*PYTEST, UNIT, "tests/local_aws"], least=0, most=0),
+    "gates": Part([*PYTEST, "gates", *files("gates")], after=("wheelhouses", "slow")),
+    "torch": Part(
+        [*PYTEST, "torch and not e2e", *files("torch")], least=2, most=3, after=("wheelhouses",)
+    ),
+    "unit": Part(
+        [*PYTEST, UNIT, "--ignore", "tests/local_aws"], most=2, after=("wheelhouses",)
+    ),
+}  # fmt: skip
 
 
 @dataclass

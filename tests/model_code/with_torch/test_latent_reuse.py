@@ -25,7 +25,7 @@ from model_code.mla.store.metrics import LatentMetrics
 from model_code.mla.store.resp import Address, Credentials
 from tests.model_code.mla.valkey import Front, Valkey, credentials, wait_until
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.timeout(400)]  # half a minute: the file goes early
 
 BLOCK, CONTEXT = 16, 128
 CONFIG: dict[str, Any] = {
