@@ -10,6 +10,7 @@ from isomorph.errors import UserError
 from isomorph.paths import CDK, ROOT
 
 _REASONS = re.compile(r"^\s*(?:❌|error:|Error:|\S*Error\b)|(?:_FAILED\s+\|)", re.IGNORECASE)
+_CAUSE = "‣ "  # below what failed
 _PRELOAD = Path(__file__).with_name("cdk_preload.cjs")
 
 
@@ -60,7 +61,11 @@ def reason(printed: str) -> str:
     """Return the line of the CLI's output that says why it failed."""
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
     named = [line for line in lines if _REASONS.search(line)]
-    return (named or lines or ["it printed nothing"])[0].removeprefix("❌").strip()
+    said = (named or lines or ["it printed nothing"])[0]
+    causes = [line.removeprefix(_CAUSE) for line in lines if line.startswith(_CAUSE)]
+    if said.startswith("❌") and causes:
+        said = f"{said}: {causes[0]}"
+    return said.removeprefix("❌").strip()
 
 
 def bootstrap(
@@ -95,6 +100,8 @@ def deploy(
 ) -> str:
     """Run `cdk deploy` for stacks by path, without asking, and return what it printed.
 
+    For the embedded AWS: elsewhere a person deploys, and sees what will change.
+
     Args:
         stacks: Paths such as `local/gqa`; what they depend on is deployed too.
         assembly: What `synthesize` made. Left out, the app is synthesized first, beside the log.
@@ -105,11 +112,9 @@ def deploy(
     # Not into cdk.out: another command may be reading it.
     own = ["--output", str(log.parent / "deployed"), *_options(context)]
     source = ["--app", str(assembly)] if assembly else own
-    return run(
-        ["deploy", *source, "--require-approval", "never", "--concurrency", "4", *stacks],
-        environment=environment,
-        log=log,
-    )
+    # Nobody reviews a change set here: to make one takes calls, and all that is known of all types.
+    options = ["--require-approval", "never", "--method", "direct", "--concurrency", "4"]
+    return run(["deploy", *source, *options, *stacks], environment=environment, log=log)
 
 
 def _options(context: Mapping[str, str]) -> list[str]:

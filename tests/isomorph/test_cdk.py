@@ -11,6 +11,7 @@ from isomorph.errors import UserError
     [
         ("error: config/dev.yaml: account: put it in quotes\n", "error: config/dev.yaml: account"),
         ("deploying\n ❌  local-gqa failed: bad thing\n", "local-gqa failed: bad thing"),
+        ("❌  gqa failed to deploy\n\n‣ ValidationError: no\n", "gqa failed to deploy: Validation"),
         ("only this\n", "only this"),
         ("", "it printed nothing"),
     ],
