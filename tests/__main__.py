@@ -81,11 +81,9 @@ PARTS = {  # in the order in which they start; what takes one worker fills up wh
     ),
     "local_aws": Part([*PYTEST, UNIT, "tests/local_aws"], least=0, most=0),
     "gates": Part([*PYTEST, "gates", *files("gates")], after=("wheelhouses", "slow")),
+    "unit": Part([*PYTEST, UNIT, "--ignore", "tests/local_aws"], most=3, after=("gates",)),
     "torch": Part(
         [*PYTEST, "torch and not e2e", *files("torch")], least=2, most=3, after=("wheelhouses",)
-    ),
-    "unit": Part(
-        [*PYTEST, UNIT, "--ignore", "tests/local_aws"], most=2, after=("wheelhouses",)
     ),
 }  # fmt: skip
 
