@@ -94,6 +94,7 @@ def clear(settings: Settings) -> None:
     for folder in (
         *(settings.instances_dir, settings.functions_dir, settings.caches_dir),
         *(settings.clusters_dir, settings.filesystems_dir, settings.endpoints_dir),
+        settings.cli_dir,
         settings.state_dir / "kernels",
     ):
         shutil.rmtree(folder, ignore_errors=True)
