@@ -16,12 +16,13 @@ from local_aws.functions.runner import FunctionRunner
 from local_aws.givens import give_s3_its_key, publish_images
 from local_aws.machines.autoscaling import AutoScalingApi, scopes
 from local_aws.machines.cli import CliServer
+from local_aws.machines.image.aws import FOLDER as CLI_FOLDER
 from local_aws.machines.loadbalancing import LoadBalancing
 from local_aws.machines.runner import Runner
 from local_aws.patience import hold_back_from_the_cli
 from local_aws.resources import Runners, register_all
 from local_aws.resources.table import Aws
-from local_aws.settings import CLI, KERNELS, UNPACKED, Settings
+from local_aws.settings import KERNELS, UNPACKED, Settings
 
 TRUSTED = "SSL_CERT_FILE"  # what OpenSSL reads in place of the system's certificates
 
@@ -42,7 +43,7 @@ class Players:
             KERNELS: str(settings.kernels_dir),
             UNPACKED: str(settings.unpacked_dir),
         }
-        on_machines = {**told, CLI: str(settings.cli_dir)}
+        on_machines = {**told, CLI_FOLDER: str(settings.cli_dir)}
         self._cli = CliServer(settings.cli_dir)
         self._machines = Runner(
             endpoint=endpoint,

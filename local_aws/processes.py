@@ -25,7 +25,7 @@ def command(pid: int) -> str | None:
 
 def _ps(pid: int, column: str) -> str | None:
     listing = subprocess.run(  # noqa: S603 - a fixed program, found on the path as anywhere
-        ["ps", "-o", f"stat=,{column}=", "-p", str(pid)],  # noqa: S607
+        ["ps", "-ww", "-o", f"stat=,{column}=", "-p", str(pid)],  # noqa: S607
         capture_output=True,
         text=True,
         check=False,

@@ -18,8 +18,6 @@ SESSIONS = "/_isomorph/sessions/"  # ... that streams what a session's command p
 KERNELS = "ISOMORPH_KERNELS_CACHE"
 # ... and one disk: what one unpacked of its wheels, the others link to. uv's own variable.
 UNPACKED = "UV_CACHE_DIR"
-# Where machines find the AWS CLI loaded, as image/aws.py has it.
-CLI = "ISOMORPH_AWS_CLI"
 
 
 @dataclass(frozen=True, kw_only=True)

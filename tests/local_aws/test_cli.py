@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from local_aws.clusters.slurm.keeper import descendants
-from local_aws.machines.image.aws import SOCKET
+from local_aws.machines.image.aws import FOLDER, SOCKET
 from local_aws.machines.machine import Machine
-from local_aws.settings import CLI
+from local_aws.processes import command
 from tests.local_aws.conftest import Emulator, alive, until
 
 BUCKET = "cli-texts"
@@ -36,7 +36,7 @@ class Caller:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         return subprocess.Popen(
             [self.folder / "bin" / "aws", *words],
-            env={**self._variables, CLI: self._place if place is None else place},
+            env={**self._variables, FOLDER: self._place if place is None else place},
             cwd=self.folder / "opt",
             **pipes,
         )
@@ -61,7 +61,7 @@ def caller(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def copies(emulator: Emulator) -> list[int]:
     """The processes that are a call, below the one that waits for calls."""
     for pid in descendants(emulator.running.pid):
-        if "cli_server.py" in Path(f"/proc/{pid}/cmdline").read_text():
+        if "cli_server.py" in (command(pid) or ""):
             return descendants(pid)
     return []
 

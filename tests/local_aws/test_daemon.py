@@ -20,7 +20,8 @@ from botocore.exceptions import BotoCoreError
 from local_aws import clients, daemon
 from local_aws.clusters.slurm.keeper import descendants
 from local_aws.errors import EmulatorError
-from local_aws.settings import CLI
+from local_aws.machines.image.aws import FOLDER
+from local_aws.processes import command
 from tests.local_aws import fleet
 from tests.local_aws.conftest import Emulator, alive, free_port, until
 from tests.local_aws.samples_functions import FUNCTIONS
@@ -45,11 +46,11 @@ def test_what_was_killed_is_cleaned_up_and_started_again(folder: Path) -> None:
     port = free_port()
     emulator, machine = with_a_machine(folder, port)
     root = Path(machine["console"]).parent
-    called = {"ISOMORPH_ROOT": str(root), CLI: str(folder / "cli"), "PATH": "/usr/bin:/bin"}
+    called = {"ISOMORPH_ROOT": str(root), FOLDER: str(folder / "cli"), "PATH": "/usr/bin:/bin"}
     subprocess.run([root / "bin/aws", "--version"], env=called, check=True)
     pids = descendants(emulator.running.pid)
-    lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids]
-    for name in ("cli_server.py", "image.init", "server.py"):
+    lines = [command(pid) or "" for pid in pids]
+    for name in ("/cli_server.py", "image.init", "/server.py"):
         assert any(name in line for line in lines), name
     os.kill(emulator.running.pid, signal.SIGKILL)
     until(lambda: not any(map(alive, pids)), "the end of all processes", 5)

@@ -20,9 +20,9 @@ _STREAMS = b"".join(stream.to_bytes(4, sys.byteorder) for stream in range(3))
 def call(place: str, words: list[str]) -> int | None:
     """Return the exit code of a call that was made there; None when nobody took it."""
     os.umask(mask := os.umask(0o077))
-    said = marshal.dumps((words, dict(os.environ), os.getcwd(), mask))
     there = socket(AF_UNIX, SOCK_STREAM)
     try:
+        said = marshal.dumps((words, dict(os.environ), os.getcwd(), mask))
         _connect(there, place)
         head = [len(said).to_bytes(4, "little")]
         there.sendmsg(head, [(SOL_SOCKET, SCM_RIGHTS, _STREAMS)])
