@@ -53,7 +53,7 @@ def test_what_was_killed_is_cleaned_up_and_started_again(folder: Path) -> None:
     for name in ("/cli_server.py", "image.init", "/server.py"):
         assert any(name in line for line in lines), name
     os.kill(emulator.running.pid, signal.SIGKILL)
-    until(lambda: not any(map(alive, pids)), "the end of all processes", 5)
+    until(lambda: not any(map(alive, pids)), "the end of all processes")
     assert daemon.status(folder) is None
 
     again = daemon.start(folder, port)
