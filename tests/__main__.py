@@ -1,6 +1,6 @@
 """Runs what CI runs, part by part, and says what each took: `python -m tests [PART ...]`.
 
-Tests wait for a part of their time: three workers keep two cores busy, parts start while others
+Tests wait for a part of their time: four workers keep two cores busy, parts start while others
 still run, and what waits most of its time takes no worker. What a part prints is shown when it has
 ended. Its CPU seconds are those of all that it started, daemons too (on Linux), however busy the
 machine was meanwhile.
@@ -24,20 +24,22 @@ TYPED = [
     *("local_aws", "isomorph", "bench"),
 ]
 LEAST_GIB = 4  # of the disk; a first run takes twice as much
-WORKERS = len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 3
+WORKERS = len(os.sched_getaffinity(0)) + 2 if hasattr(os, "sched_getaffinity") else 4
 
 
 @dataclass(frozen=True)
 class Part:
     """A command; how many workers it takes at least and at most; the parts that must have ended.
 
-    None is for a command that waits most of its time, and runs beside the others.
+    None is for a command that waits most of its time, and runs beside the others. Takes it more at
+    least than at most, then what its tests start is as much work as the workers that stay idle.
     """
 
     command: list[str]
     least: int = 1
     most: int = 1
     after: tuple[str, ...] = ()
+    nice: int = 0
 
     def with_workers(self, workers: int) -> list[str]:
         """Return the command. tests/conftest.py says which of a part's files go first."""
@@ -74,16 +76,21 @@ PARTS = {  # in the order in which they start; what takes one worker fills up wh
     "lint": Part([str(BIN / "ruff"), "check", "."]),
     "format": Part([str(BIN / "ruff"), "format", "--check", "."]),
     # Each file has its own embedded AWS, for which a third would be one too many.
-    "e2e": Part([*PYTEST, "e2e", *files("e2e")], least=2, most=2, after=("wheelhouses",)),
+    "e2e": Part([*PYTEST, "e2e", *files("e2e")], least=3, most=2, after=("wheelhouses",)),
     "slow": Part(
         [*PYTEST, "slow and not torch and not e2e", *files("slow", without="torch")],
         least=0, most=0, after=("sagemaker", "slurm"),
     ),
-    "local_aws": Part([*PYTEST, UNIT, "tests/local_aws"], least=0, most=0),
-    "gates": Part([*PYTEST, "gates", *files("gates")], after=("wheelhouses", "slow")),
-    "unit": Part([*PYTEST, UNIT, "--ignore", "tests/local_aws"], most=3, after=("gates",)),
+    "local_aws": Part([*PYTEST, UNIT, "tests/local_aws"], least=0, most=0, after=("slow",)),
+    "unit": Part(
+        [*PYTEST, UNIT, "--ignore", "tests/local_aws"], most=3, after=("wheelhouses",), nice=10
+    ),
+    "gates": Part(
+        [*PYTEST, "gates", *files("gates")], least=0, most=0, after=("wheelhouses", "slow"), nice=10
+    ),
     "torch": Part(
-        [*PYTEST, "torch and not e2e", *files("torch")], least=2, most=3, after=("wheelhouses",)
+        [*PYTEST, "torch and not e2e", *files("torch")], least=3, most=3, after=("wheelhouses",),
+        nice=10,
     ),
 }  # fmt: skip
 
@@ -119,7 +126,8 @@ def start(name: str, workers: int, folder: Path) -> Run:
     }
     # Hundreds of processes start the project's code: each would compile it anew.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    command = [sys.executable, "-m", "tests.reaper", *PARTS[name].with_workers(workers)]
+    part = PARTS[name]
+    command = [sys.executable, "-m", "tests.reaper", str(part.nice), *part.with_workers(workers)]
     with said.open("w") as out:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
@@ -148,7 +156,9 @@ def run_parts(names: Collection[str], folder: Path) -> list[Run]:
     while waiting or running:
         for name in tuple(waiting):
             part = PARTS[name]
-            free = WORKERS - sum(run.workers for run in running.values())
+            free = WORKERS - sum(
+                max(run.workers, PARTS[run.name].least) for run in running.values()
+            )
             if {*waiting, *(run.name for run in running.values())}.intersection(part.after):
                 continue
             if free < part.least:

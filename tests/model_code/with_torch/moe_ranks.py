@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ with kept():
     from model_code.moe.train.ranks import join
     from model_code.moe.train.recipe import TrainingError
     from model_code.moe.train.run import train
+    from model_code.moe.train.sinks import StepFile
     from tests.model_code.conftest import ROOT, free_port
     from tests.model_code.with_torch.moe_runs import recipe
 
@@ -35,7 +37,9 @@ def together(*rounds: Round) -> list[list[dict[str, Any]]]:
     """Make rounds of runs, one after the other; return what the first rank of each found.
 
     A round is a number of processes and the runs that they make, one after the other. A run has
-    `data`, `steps`, and what else `train` takes; `training` changes the recipe.
+    `data`, `steps`, and what else `train` takes; `training` changes the recipe, `step_log` is a
+    file for the steps. `killed` is a rank and a step: soon after it the rank is killed with
+    SIGKILL, and when all others have ended of that, all are started again, as torchrun would.
     """
     done = subprocess.run(
         [sys.executable, "-m", "tests.model_code.with_torch.moe_ranks", json.dumps(rounds)],
@@ -50,16 +54,23 @@ def together(*rounds: Round) -> list[list[dict[str, Any]]]:
 
 
 def main(rounds: Sequence[Round]) -> int:
-    """Fork the ranks of each round and wait for them; a rank that fails ends all."""
+    """Make the rounds; a rank that fails ends all."""
     for count, runs in rounds:
-        os.environ |= {"WORLD_SIZE": str(count), "MASTER_PORT": str(free_port())}
-        ranks = {_forked(rank, runs) for rank in range(count)}
-        while ranks:
-            rank, status = os.wait()
-            ranks.remove(rank)
-            if status:
-                return 1
+        if any("killed" in run for run in runs):
+            ended = _make(count, runs)
+            assert sorted(ended) == [-signal.SIGKILL, *[1] * (count - 1)], ended
+            for run in runs:
+                run.pop("killed", None)
+        if any(_make(count, runs)):
+            return 1
     return 0
+
+
+def _make(count: int, runs: list[Run]) -> list[int]:
+    """Fork the ranks of a round, wait for them, and return their exit codes."""
+    os.environ |= {"WORLD_SIZE": str(count), "MASTER_PORT": str(free_port())}
+    ranks = [_forked(rank, runs) for rank in range(count)]
+    return [os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks]
 
 
 def _forked(rank: int, runs: list[Run]) -> int:
@@ -86,6 +97,11 @@ def _rank(runs: list[Run]) -> None:
     for run in runs:
         if "checkpoints" in run:
             run["checkpoints"] = Path(run["checkpoints"])
+        if "step_log" in run:
+            run["sinks"] = [StepFile(Path(run.pop("step_log")))]
+        if "killed" in run:
+            rank, step = run.pop("killed")
+            run["stopping"] = _Killed(step).stopping if ranks.index == rank else lambda: False
         try:
             done = train(recipe(**run.pop("training", {})), ranks=ranks, **run)
         except TrainingError as error:
@@ -104,6 +120,19 @@ def _rank(runs: list[Run]) -> None:
     if ranks.first:
         print(json.dumps(found), flush=True)
     ranks.leave()
+
+
+class _Killed:
+    """Asked after each step whether the run should stop: amidst the next, the process dies."""
+
+    def __init__(self, step: int) -> None:
+        self._left = step
+
+    def stopping(self) -> bool:
+        self._left -= 1
+        if not self._left:
+            threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return False
 
 
 if __name__ == "__main__":
