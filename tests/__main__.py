@@ -29,10 +29,13 @@ WORKERS = len(os.sched_getaffinity(0)) + 2 if hasattr(os, "sched_getaffinity") e
 
 @dataclass(frozen=True)
 class Part:
-    """A command; how many workers it takes at least and at most; the parts that must have ended.
+    """A command, and when and how it runs.
 
-    None is for a command that waits most of its time, and runs beside the others. Takes it more at
-    least than at most, then what its tests start is as much work as the workers that stay idle.
+    Attributes:
+        least: Workers that it takes at least; none is for what waits most of its time.
+        most: Processes that share its tests, if as many workers are free.
+        after: The parts that must have ended.
+        nice: How far it lets others go first.
     """
 
     command: list[str]
@@ -41,11 +44,11 @@ class Part:
     after: tuple[str, ...] = ()
     nice: int = 0
 
-    def with_workers(self, workers: int) -> list[str]:
+    def divided(self, processes: int) -> list[str]:
         """Return the command. tests/conftest.py says which of a part's files go first."""
-        if workers <= 1:
+        if processes <= 1:
             return self.command
-        return [*self.command, "-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+        return [*self.command, "-n", str(processes), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def files(mark: str, without: str = "") -> list[str]:
@@ -69,13 +72,13 @@ INSTALLS = {  # what tests of the others would each fetch
     "slurm": Part([sys.executable, "-m", "local_aws.slurm", "install"]),
 }
 UNIT = "not torch and not slow and not gates and not e2e"
-PARTS = {  # in the order in which they start; what takes one worker fills up what takes two
+PARTS = {  # in the order in which they start
     **INSTALLS,
     "types": Part([str(BIN / "mypy"), "--native-parser", *TYPED]),
     "shell": Part(["bash", "-c", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck"]),
     "lint": Part([str(BIN / "ruff"), "check", "."]),
     "format": Part([str(BIN / "ruff"), "format", "--check", "."]),
-    # Each file has its own embedded AWS, for which a third would be one too many.
+    # Each file has its own embedded AWS, machines and all: more work than its two processes.
     "e2e": Part([*PYTEST, "e2e", *files("e2e")], least=3, most=2, after=("wheelhouses",)),
     "slow": Part(
         [*PYTEST, "slow and not torch and not e2e", *files("slow", without="torch")],
@@ -109,7 +112,7 @@ class Run:
     passed: bool = False
 
 
-def start(name: str, workers: int, folder: Path) -> Run:
+def start(name: str, processes: int, folder: Path) -> Run:
     """Start one part, which prints to a file in the folder, and has it for temporary ones."""
     said = folder / name
     environment = {
@@ -127,13 +130,14 @@ def start(name: str, workers: int, folder: Path) -> Run:
     # Hundreds of processes start the project's code: each would compile it anew.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     part = PARTS[name]
-    command = [sys.executable, "-m", "tests.reaper", str(part.nice), *part.with_workers(workers)]
+    nice = ["nice", "-n", str(part.nice), sys.executable, "-m", "tests.reaper"]
     with said.open("w") as out:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
-        )
+            [*nice, *part.divided(processes)], cwd=ROOT, env=environment, stdout=out,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
     print(f"   {name} starts", flush=True)
-    return Run(name, workers, process, said, time.monotonic())
+    return Run(name, max(part.least, processes), process, said, time.monotonic())
 
 
 def end(running: dict[int, Run]) -> Run:
@@ -156,9 +160,7 @@ def run_parts(names: Collection[str], folder: Path) -> list[Run]:
     while waiting or running:
         for name in tuple(waiting):
             part = PARTS[name]
-            free = WORKERS - sum(
-                max(run.workers, PARTS[run.name].least) for run in running.values()
-            )
+            free = WORKERS - sum(run.workers for run in running.values())
             if {*waiting, *(run.name for run in running.values())}.intersection(part.after):
                 continue
             if free < part.least:

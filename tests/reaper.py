@@ -9,14 +9,13 @@ import ctypes
 import os
 import signal
 import sys
+import time
 
 PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(command: list[str]) -> int:
     """Run the command and return its exit code."""
-    os.nice(int(command[0]))
-    command = command[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     child = os.posix_spawnp(command[0], command, os.environ)
@@ -25,9 +24,11 @@ def main(command: list[str]) -> int:
         ended, status = os.wait()
         if ended == child:
             break
-    with contextlib.suppress(ChildProcessError):  # those that have just ended
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+    end = time.monotonic() + 1
+    with contextlib.suppress(ChildProcessError):  # those that end with it, after it
+        while time.monotonic() < end:
+            if not os.waitpid(-1, os.WNOHANG)[0]:
+                time.sleep(0.01)
     return os.waitstatus_to_exitcode(status)
 
 

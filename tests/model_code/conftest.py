@@ -10,13 +10,16 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from isomorph import samples
 from stacks.wheelhouse import FOLDER, HOST, wheelhouse_name
+
+if TYPE_CHECKING:
+    from tests.model_code.with_torch.forked import Forked
 
 # As the engines have it; torch and llama.cpp read it when a test imports them first.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -80,7 +83,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class ServerProcess:
     """`python -m model_code.gqa.serve`, running."""
 
-    process: subprocess.Popen[bytes]
+    process: "subprocess.Popen[bytes] | Forked"
     url: str
     log_file: Path
 

@@ -3,8 +3,6 @@ without it."""
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,7 +39,9 @@ def latent_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def start(latent_model: Path, tmp_path: Path) -> Iterator[Start]:
     """Start servers; each keyword is a setting without its ISOMORPH_ prefix."""
-    started: list[subprocess.Popen[bytes]] = []
+    from tests.model_code.with_torch.forked import Forked
+
+    started: list[Forked] = []
 
     def start(**settings: object) -> ServerProcess:
         port, log = free_port(), tmp_path / f"{len(started)}.log"
@@ -55,10 +55,7 @@ def start(latent_model: Path, tmp_path: Path) -> Iterator[Start]:
             **KERNELS,
             **{f"ISOMORPH_{name}": str(value) for name, value in settings.items()},
         }  # fmt: skip
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "model_code.mla.serve"], cwd=ROOT, env=env, stderr=stderr
-            )
+        process = Forked("model_code.mla.serve", env, log)
         started.append(process)
         return ServerProcess(process, f"http://127.0.0.1:{port}", log)
 

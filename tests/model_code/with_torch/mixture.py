@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from model_code.common.decoder import Decoder
 from model_code.common.text import text_of_python, train_tokenizer
 from model_code.mla import train_tiny
 from tests.model_code.conftest import ROOT, ServerProcess, free_port
+from tests.model_code.with_torch.forked import Forked
 
 TEXT = text_of_python()[:60_000]
 CONFIG: dict[str, Any] = json.loads((ROOT / "config/models/tiny-moe.json").read_text()) | {
@@ -51,7 +50,7 @@ class Servers:
 
     def __init__(self, weights: Path, folder: Path) -> None:
         self._weights, self._folder = weights, folder
-        self._started: list[subprocess.Popen[bytes]] = []
+        self._started: list[Forked] = []
 
     def __call__(self, **settings: object) -> ServerProcess:
         port, log = free_port(), self._folder / f"{len(self._started)}.log"
@@ -64,10 +63,7 @@ class Servers:
             "ISOMORPH_DTYPE": "float32", "ISOMORPH_SLOTS": "4", **aws,
             **{f"ISOMORPH_{name}": str(value) for name, value in settings.items()},
         }  # fmt: skip
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "model_code.moe.serve"], cwd=ROOT, env=env, stderr=stderr
-            )
+        process = Forked("model_code.moe.serve", env, log)
         self._started.append(process)
         return ServerProcess(process, f"http://127.0.0.1:{port}", log)
 
