@@ -121,6 +121,7 @@ def start(name: str, processes: int, folder: Path) -> Run:
         "JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "18,20",
         # More workers than cores: threads of one would wait for those of the others.
         "OMP_NUM_THREADS": "1",
+        "NODE_OPTIONS": "--v8-pool-size=1",
         **os.environ,
         # What tests leave there, those above all that kill processes, goes at the end.
         "TMPDIR": str(folder),
