@@ -1,12 +1,15 @@
 """The process of the embedded AWS."""
 
 import asyncio
+import functools
 import logging
 import os
 import shutil
 import signal
 import sys
 from typing import TYPE_CHECKING
+
+import botocore.session
 
 from local_aws.caches.server import kill_leftovers as kill_servers
 from local_aws.clusters import spool
@@ -39,6 +42,8 @@ def serve(settings: Settings) -> None:
         STATE_DIR=str(settings.state_dir / "ministack"),  # or a folder in /tmp that anybody knows
     )
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    # Parts of the control plane make sessions of boto3, each of which reads megabytes of JSON anew.
+    botocore.session.create_loader = functools.cache(botocore.session.create_loader)
     from local_aws.players import Players  # not before those settings are there
 
     clear(settings)
