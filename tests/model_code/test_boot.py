@@ -1,6 +1,5 @@
 """boot.sh, run for real in an empty folder: real Python, real wheels, no network but loopback."""
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -54,7 +53,6 @@ class Machine:
         }  # fmt: skip
         self.port, self.cloud_port = free_port(), free_port()
         self.tools = "/usr/bin:/bin"
-        self.variables: dict[str, str] = {}
 
     def put(self, name: str, content: str) -> None:
         path = self.root / name
@@ -85,7 +83,6 @@ class Machine:
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"{aws}/imds",
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
-            **self.variables,
         }
         return subprocess.run(
             ["unshare", "-rn", "bash", "-c", script],
@@ -148,25 +145,6 @@ def test_a_neuron_machine_gets_the_libraries_of_its_image(machine: Machine, tmp_
     subprocess.run([python, "-c", "import torch_neuronx, uvicorn"], check=True)
     unit = machine.lines("etc/systemd/system/isomorph.service")
     assert "PrivateDevices=no" in unit  # the accelerators are devices
-
-
-@pytest.mark.slow
-def test_machines_that_share_a_disk_share_what_python_compiled(
-    machine: Machine, tmp_path: Path
-) -> None:
-    machine.variables = {"UV_CACHE_DIR": str(tmp_path / "cache")}
-    done = machine.boot()
-    assert done.returncode == 0, done.stderr
-    unit = machine.lines("etc/systemd/system/isomorph.service")
-    [prefix] = [line.rpartition("=")[2] for line in unit if "PYTHONPYCACHEPREFIX" in line]
-    python = tmp_path / "opt/isomorph/venv/bin/python"
-    env = {"PYTHONPYCACHEPREFIX": prefix}
-    subprocess.run([python, "-c", "import model_code, uvicorn"], env=env, check=True,
-                   cwd=tmp_path / "opt/isomorph/code")  # fmt: skip
-    lists = machine.root / "opt/isomorph/code/model_code/gqa/serve/requirements.txt"
-    of_these = tmp_path / "cache/bytecode" / hashlib.sha256(lists.read_bytes()).hexdigest()
-    assert list(of_these.glob("uvicorn/__init__.*.pyc"))
-    assert not list(of_these.parent.glob("**/model_code"))  # the code is each machine's own
 
 
 @pytest.mark.slow

@@ -73,6 +73,25 @@ def test_machines_that_share_a_disk_unpack_a_wheel_once(tmp_path: Path, uv: Path
     assert installed.samefile(second.install(tmp_path / "cache"))
 
 
+def test_machines_that_share_a_disk_compile_a_module_once(tmp_path: Path, uv: Path) -> None:
+    found = []
+    for name in ("first", "second"):
+        machine = Machine(tmp_path / name, uv, "HERE = 1")
+        machine.install(tmp_path / "cache")
+        code = "import made_up; print(made_up.__cached__)"
+        done = subprocess.run(
+            [machine.venv / "bin/python", "-c", code], env={}, check=True, capture_output=True
+        )
+        found.append(Path(done.stdout.decode().strip()))
+    first, second = found
+    [compiled] = (tmp_path / "cache/compiled").glob("*/made_up.*.pyc")
+    assert first != second
+    assert compiled.samefile(first)
+    assert compiled.samefile(second)
+    before = compiled.stat()
+    assert (before.st_ino, before.st_mtime_ns) == (second.stat().st_ino, second.stat().st_mtime_ns)
+
+
 def test_a_machine_with_another_build_of_a_wheel_gets_its_own(tmp_path: Path, uv: Path) -> None:
     Machine(tmp_path / "first", uv, "HERE = 1").install(tmp_path / "cache")
     second = Machine(tmp_path / "second", uv, "HERE = 2")

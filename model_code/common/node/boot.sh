@@ -62,13 +62,6 @@ elif [ "$ISOMORPH_ENGINE" = native ]; then
 fi
 bash "$CODE/model_code/common/node/install_wheels.sh" "$HOME_DIR/venv" "$HOME_DIR/wheelhouse" "${requirements[@]}" ||
   fail "the wheels in $HOME_DIR/wheelhouse cannot be installed"
-BYTECODE="$ROOT/var/lib/isomorph/bytecode"
-if [ -n "${UV_CACHE_DIR:-}" ]; then # machines that share what they unpacked share what Python compiled of it
-  packages=("$HOME_DIR"/venv/lib/python3*/site-packages)
-  shared="$UV_CACHE_DIR/bytecode/$(cat "${requirements[@]}" | sha256sum | cut -d ' ' -f 1)"
-  mkdir -p "$shared" "$BYTECODE${packages[0]%/*}"
-  ln -sfn "$shared" "$BYTECODE${packages[0]}"
-fi
 if [ "$ISOMORPH_ENGINE" = llama.cpp ]; then # its wheel brings everything but the OpenMP runtime
   "$PYTHON" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null ||
     dnf install -y -q libgomp || fail "libgomp.so.1 is not here, and dnf cannot install it"
@@ -99,7 +92,7 @@ ExecStart=$PYTHON -m model_code.$ISOMORPH_SLUG.serve
 WorkingDirectory=$CODE
 EnvironmentFile=$FLEET_ENV
 # The service may not write beside its code, and compiling torch's at each start takes seconds.
-Environment=PYTHONPYCACHEPREFIX=$BYTECODE
+Environment=PYTHONPYCACHEPREFIX=$ROOT/var/lib/isomorph/bytecode
 Restart=always
 RestartSec=2
 # A second longer than the longest request that the server waits for when it drains.

@@ -30,3 +30,12 @@ install() { # FOLDER
 }
 # A shared wheel of the same name may be another build, whose hash is not in this node's list.
 if [ -z "$shared" ] || ! install "$shared" 2>/dev/null; then install "$wheelhouse"; fi
+# Nor need each compile what it links to. Python finds what it compiled by the path of the source; that of
+# these packages is a link, for all machines with the same lists. It looks at a source's time and size itself.
+if [ -n "$shared" ]; then
+  packages="$("$venv/bin/python" -Ic 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+  compiled="$UV_CACHE_DIR/compiled/$(cat "${@}" | sha256sum | cut -d ' ' -f 1)"
+  mkdir -p "$compiled" "$venv/compiled${packages%/*}"
+  ln -sfn "$compiled" "$venv/compiled$packages"
+  echo 'import sys; sys.pycache_prefix = sys.prefix + "/compiled"' >"$packages/compiled.pth"
+fi
