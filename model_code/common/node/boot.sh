@@ -62,6 +62,11 @@ elif [ "$ISOMORPH_ENGINE" = native ]; then
 fi
 bash "$CODE/model_code/common/node/install_wheels.sh" "$HOME_DIR/venv" "$HOME_DIR/wheelhouse" "${requirements[@]}" ||
   fail "the wheels in $HOME_DIR/wheelhouse cannot be installed"
+BYTECODE="$ROOT/var/lib/isomorph/bytecode"
+if [ -d "$HOME_DIR/venv/compiled" ]; then # what machines share, see install_wheels.sh
+  mkdir -p "$BYTECODE$HOME_DIR"
+  ln -sfn "$HOME_DIR/venv/compiled$HOME_DIR/venv" "$BYTECODE$HOME_DIR/venv"
+fi
 if [ "$ISOMORPH_ENGINE" = llama.cpp ]; then # its wheel brings everything but the OpenMP runtime
   "$PYTHON" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null ||
     dnf install -y -q libgomp || fail "libgomp.so.1 is not here, and dnf cannot install it"
@@ -92,7 +97,7 @@ ExecStart=$PYTHON -m model_code.$ISOMORPH_SLUG.serve
 WorkingDirectory=$CODE
 EnvironmentFile=$FLEET_ENV
 # The service may not write beside its code, and compiling torch's at each start takes seconds.
-Environment=PYTHONPYCACHEPREFIX=$ROOT/var/lib/isomorph/bytecode
+Environment=PYTHONPYCACHEPREFIX=$BYTECODE
 Restart=always
 RestartSec=2
 # A second longer than the longest request that the server waits for when it drains.

@@ -37,5 +37,5 @@ if [ -n "$shared" ]; then
   compiled="$UV_CACHE_DIR/compiled/$(cat "${@}" | sha256sum | cut -d ' ' -f 1)"
   mkdir -p "$compiled" "$venv/compiled${packages%/*}"
   ln -sfn "$compiled" "$venv/compiled$packages"
-  echo 'import sys; sys.pycache_prefix = sys.prefix + "/compiled"' >"$packages/compiled.pth"
+  echo 'import sys; sys.pycache_prefix = sys.pycache_prefix or sys.prefix + "/compiled"' >"$packages/compiled.pth"
 fi
