@@ -1,6 +1,6 @@
 """Runs what CI runs, part by part, and says what each took: `python -m tests [PART ...]`.
 
-Tests wait for a part of their time: four workers keep two cores busy, parts start while others
+Tests wait for a part of their time: three workers keep two cores busy, parts start while others
 still run, and what waits most of its time takes no worker. What a part prints is shown when it has
 ended. Its CPU seconds are those of all that it started, daemons too (on Linux), however busy the
 machine was meanwhile.
@@ -24,31 +24,26 @@ TYPED = [
     *("local_aws", "isomorph", "bench"),
 ]
 LEAST_GIB = 4  # of the disk; a first run takes twice as much
-WORKERS = len(os.sched_getaffinity(0)) + 2 if hasattr(os, "sched_getaffinity") else 4
+WORKERS = len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 3
 
 
 @dataclass(frozen=True)
 class Part:
-    """A command, and when and how it runs.
+    """A command; how many workers it takes at least and at most; the parts that must have ended.
 
-    Attributes:
-        least: Workers that it takes at least; none is for what waits most of its time.
-        most: Processes that share its tests, if as many workers are free.
-        after: The parts that must have ended.
-        nice: How far it lets others go first.
+    None is for a command that waits most of its time, and runs beside the others.
     """
 
     command: list[str]
     least: int = 1
     most: int = 1
     after: tuple[str, ...] = ()
-    nice: int = 0
 
-    def divided(self, processes: int) -> list[str]:
+    def with_workers(self, workers: int) -> list[str]:
         """Return the command. tests/conftest.py says which of a part's files go first."""
-        if processes <= 1:
+        if workers <= 1:
             return self.command
-        return [*self.command, "-n", str(processes), "--dist", "loadfile", "--no-loadscope-reorder"]
+        return [*self.command, "-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def files(mark: str, without: str = "") -> list[str]:
@@ -72,28 +67,23 @@ INSTALLS = {  # what tests of the others would each fetch
     "slurm": Part([sys.executable, "-m", "local_aws.slurm", "install"]),
 }
 UNIT = "not torch and not slow and not gates and not e2e"
-PARTS = {  # in the order in which they start
+PARTS = {  # in the order in which they start; what takes one worker fills up what takes two
     **INSTALLS,
     "types": Part([str(BIN / "mypy"), "--native-parser", *TYPED]),
     "shell": Part(["bash", "-c", "git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck"]),
     "lint": Part([str(BIN / "ruff"), "check", "."]),
     "format": Part([str(BIN / "ruff"), "format", "--check", "."]),
-    # Each file has its own embedded AWS, machines and all: more work than its two processes.
-    "e2e": Part([*PYTEST, "e2e", *files("e2e")], least=3, most=2, after=("wheelhouses",)),
+    # Each file has its own embedded AWS, for which a third would be one too many.
+    "e2e": Part([*PYTEST, "e2e", *files("e2e")], least=2, most=2, after=("wheelhouses",)),
     "slow": Part(
         [*PYTEST, "slow and not torch and not e2e", *files("slow", without="torch")],
         least=0, most=0, after=("sagemaker", "slurm"),
     ),
-    "local_aws": Part([*PYTEST, UNIT, "tests/local_aws"], least=0, most=0, after=("slow",)),
-    "unit": Part(
-        [*PYTEST, UNIT, "--ignore", "tests/local_aws"], most=3, after=("wheelhouses",), nice=10
-    ),
-    "gates": Part(
-        [*PYTEST, "gates", *files("gates")], least=0, most=0, after=("wheelhouses", "slow"), nice=10
-    ),
+    "local_aws": Part([*PYTEST, UNIT, "tests/local_aws"], least=0, most=0),
+    "gates": Part([*PYTEST, "gates", *files("gates")], after=("wheelhouses", "slow")),
+    "unit": Part([*PYTEST, UNIT, "--ignore", "tests/local_aws"], most=3, after=("gates",)),
     "torch": Part(
-        [*PYTEST, "torch and not e2e", *files("torch")], least=3, most=3, after=("wheelhouses",),
-        nice=10,
+        [*PYTEST, "torch and not e2e", *files("torch")], least=2, most=3, after=("wheelhouses",)
     ),
 }  # fmt: skip
 
@@ -112,7 +102,7 @@ class Run:
     passed: bool = False
 
 
-def start(name: str, processes: int, folder: Path) -> Run:
+def start(name: str, workers: int, folder: Path) -> Run:
     """Start one part, which prints to a file in the folder, and has it for temporary ones."""
     said = folder / name
     environment = {
@@ -130,15 +120,13 @@ def start(name: str, processes: int, folder: Path) -> Run:
     }
     # Hundreds of processes start the project's code: each would compile it anew.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    part = PARTS[name]
-    nice = ["nice", "-n", str(part.nice), sys.executable, "-m", "tests.reaper"]
+    command = [sys.executable, "-m", "tests.reaper", *PARTS[name].with_workers(workers)]
     with said.open("w") as out:
         process = subprocess.Popen(
-            [*nice, *part.divided(processes)], cwd=ROOT, env=environment, stdout=out,
-            stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
+        )
     print(f"   {name} starts", flush=True)
-    return Run(name, max(part.least, processes), process, said, time.monotonic())
+    return Run(name, workers, process, said, time.monotonic())
 
 
 def end(running: dict[int, Run]) -> Run:

@@ -45,6 +45,9 @@ def test_fails_when_the_template_is_no_jinja() -> None:
         "{{ 10 ** 10 ** 10 }}",
     ],
 )
-def test_fails_when_the_template_refuses_errs_or_reaches_out(source: str) -> None:
+def test_fails_when_the_template_refuses_errs_or_reaches_out(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_code.common.chat._RENDER_SECONDS", 0.3)
     with pytest.raises(ChatError, match="the model's chat template refuses these messages"):
         ChatTemplate(source).prompt(HELLO)

@@ -139,7 +139,7 @@ def test_sigterm_finishes_what_runs_refuses_what_comes_and_exits_with_0(
     server = start_server(SLOTS=2, METRIC_NAMESPACE="", LOG_GROUP="")
     server.wait_until_ready()
     lines: list[list[str]] = [[], []]
-    threads = [stream_in_thread(server, 80, out) for out in lines]
+    threads = [stream_in_thread(server, 50, out) for out in lines]
     server.process.send_signal(signal.SIGTERM)
     while (health := server.get("/health")).status_code == 200:
         time.sleep(0.01)
