@@ -14,7 +14,7 @@ from typing import Any
 if __name__ == "__main__":
     gc.disable()  # it takes a fifth of a process's time that ends with what it made
     # Node.js, too, collects and compiles with four threads that get in each other's way: with one,
-    # all environments take a tenth less time, and a fifth less of the CPU's.
+    # `time npx cdk synth -q` takes a tenth less time on two cores, and a fifth less of the CPU's.
     os.environ["NODE_OPTIONS"] = f"--v8-pool-size=1 {os.environ.get('NODE_OPTIONS', '')}".strip()
 
 import aws_cdk as cdk

@@ -1,4 +1,4 @@
-"""Servers that tests start, each forked off a process that has imported torch, and nothing of ours.
+"""Servers that tests start, each forked off a process that has imported torch, and no server yet.
 
 To import it takes as long as most of them live. Those that tests of the start itself start, and all
 that are deployed, begin as processes of their own.
