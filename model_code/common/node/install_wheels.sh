@@ -34,7 +34,7 @@ if [ -z "$shared" ] || ! install "$shared" 2>/dev/null; then install "$wheelhous
 # these packages is a link, for all machines with the same lists. It looks at a source's time and size itself.
 if [ -n "$shared" ]; then
   packages="$("$venv/bin/python" -Ic 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-  compiled="$UV_CACHE_DIR/compiled/$(cat "${@}" | sha256sum | cut -d ' ' -f 1)"
+  compiled="$UV_CACHE_DIR/compiled/$(cat "$@" | sha256sum | cut -d ' ' -f 1)"
   mkdir -p "$compiled" "$venv/compiled${packages%/*}"
   ln -sfn "$compiled" "$venv/compiled$packages"
   echo 'import sys; sys.pycache_prefix = sys.pycache_prefix or sys.prefix + "/compiled"' >"$packages/compiled.pth"
