@@ -99,7 +99,8 @@ def _receive(connection: socket.socket) -> tuple[list[str], dict[str, str], str,
 
 
 def _end_with(connection: socket.socket) -> None:
-    connection.recv(1)  # nothing comes but the end
+    with contextlib.suppress(OSError):  # "reset": the caller had not read that it was taken
+        connection.recv(1)  # nothing comes but the end
     os._exit(0)
 
 

@@ -1,5 +1,7 @@
 """The AWS CLI of the machines: loaded once, and each call as if it had loaded the CLI itself."""
 
+import marshal
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ class Caller:
 
     def __init__(self, folder: Path, emulator: Emulator) -> None:
         self.folder, self._place = folder, str(emulator.running.state_dir / "cli")
-        self._variables = {
+        self.variables = {
             "PATH": "/usr/bin:/bin",
             "HOME": str(folder),
             "ISOMORPH_ROOT": str(folder),
@@ -36,7 +38,7 @@ class Caller:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         return subprocess.Popen(
             [self.folder / "bin" / "aws", *words],
-            env={**self._variables, FOLDER: self._place if place is None else place},
+            env={**self.variables, FOLDER: self._place if place is None else place},
             cwd=self.folder / "opt",
             **pipes,
         )
@@ -95,6 +97,25 @@ def test_a_call_ends_with_who_made_it(caller: Caller, emulator: Emulator) -> Non
     process.stdin.close()
     found = emulator.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="never")
     assert found["KeyCount"] == 0
+
+
+def test_a_call_ends_when_its_maker_dies_before_it_reads_that_it_was_taken(
+    caller: Caller, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["s3", "cp", "-", f"s3://{BUCKET}/never"]
+    said = marshal.dumps((words, caller.variables, str(caller.folder), 0o077))
+    monkeypatch.chdir(emulator.running.state_dir / "cli")  # the whole name may be too long
+    reads, writes = os.pipe()  # its standard input, which does not end meanwhile
+    with socket.socket(socket.AF_UNIX) as maker, open(os.devnull, "w") as nowhere:
+        maker.connect(SOCKET)
+        streams = [reads, nowhere.fileno(), nowhere.fileno()]
+        socket.send_fds(maker, [len(said).to_bytes(4, "little")], streams)
+        maker.sendall(said)
+        assert maker.recv(1, socket.MSG_PEEK) == b"\0"  # it is there, and stays unread
+        [copy] = copies(emulator)
+    os.close(reads)
+    until(lambda: not alive(copy), "the end of the call")
+    os.close(writes)
 
 
 def test_only_this_user_may_call(emulator: Emulator) -> None:
