@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 VLLM := .isomorph/cache/vllm
+LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-emit-find-links \
+  --no-emit-index-url --custom-compile-command 'make lock'
 
 # The CDK library prints a banner on Node 18 and 20 (20 was tried); the README says what to have.
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION ?= 18,20
@@ -45,13 +47,11 @@ wheelhouses: install  ## Download the wheels that nodes install (cached)
 	@$(BIN)/isomorph wheelhouses
 
 lock: $(BIN)/.dev  ## Pin again after a change of a *.in file
+	@# For every Python and system: some packages need more on others than on this one.
 	@for file in requirements requirements-dev $(basename $(wildcard model_code/*/*/requirements.in)); do \
-	  $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-find-links \
-	    --no-emit-index-url --no-emit-trusted-host --output-file $$file.txt $$file.in || exit 1; done
-	@# pip had not resolved vLLM's 151 packages after seven minutes.
-	@$(BIN)/pip install --quiet --disable-pip-version-check uv==0.13.9
-	@UV_INDEX_STRATEGY=unsafe-best-match $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 \
-	  --python-platform x86_64-manylinux_2_28 --no-emit-find-links --no-emit-index-url --custom-compile-command 'make lock' \
+	  $(LOCK) --universal --output-file $$file.txt $$file.in || exit 1; done
+	@# vLLM wants torch's CPU build, which PyPI lacks: UV_INDEX or UV_FIND_LINKS says where it is.
+	@UV_INDEX_STRATEGY=unsafe-best-match $(LOCK) --python-platform x86_64-manylinux_2_28 \
 	  $(foreach name,torch torchvision torchaudio torchcodec triton,--no-emit-package $(name)) \
 	  --output-file requirements-vllm.txt requirements-vllm.in
 
