@@ -1,6 +1,8 @@
 """What a machine says to AWS about itself."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +17,7 @@ from model_code.common.node import lifecycle
 from model_code.common.node.imds import Metadata
 from model_code.common.node.lifecycle import Node, NotReadyError
 from tests.model_code.cloud import MACHINE, serve
+from tests.model_code.conftest import ROOT
 
 
 class Cloud:
@@ -185,6 +188,14 @@ def test_fails_when_nothing_answers_where_metadata_should_be(
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9/")
     with pytest.raises(OSError, match="Connection refused"):
         Metadata().get("instance-id")
+
+
+def test_who_waits_for_the_end_of_a_machine_has_not_loaded_aws_s_libraries() -> None:
+    code = (
+        "import sys, model_code.common.node.__main__\n"
+        "assert not {'boto3', 'botocore', 'urllib3'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_fails_with_usage_when_the_command_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,6 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from model_code.common.aws import client
 from model_code.common.errors import SettingsError, UserError
 from model_code.common.node.imds import Metadata
 
@@ -112,6 +109,11 @@ class Node:
 
     def _tolerated(self, service: str, call: Callable[[Any], Any]) -> None:
         """Make a call that may be refused because nobody waits for it."""
+        # Not above: who waits for a machine's end has nothing to say to AWS until then.
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        from model_code.common.aws import client
+
         try:
             call(client(service))
         except ClientError as error:
