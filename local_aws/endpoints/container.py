@@ -92,8 +92,7 @@ class Container:
         archive = self.folder / "model.tar.gz"
         with archive.open("wb") as file:
             shutil.copyfileobj(self._s3.get_object(Bucket=bucket, Key=key)["Body"], file)
-        with tarfile.open(archive, "r:gz") as content:
-            content.extractall(self._data, filter="data")
+        _unpack(archive, self._data)
         archive.unlink()
 
     def _fetch_prefix(self, bucket: str, prefix: str) -> None:
@@ -186,3 +185,19 @@ def kill_leftovers(folder: Path) -> None:
         if since and started(pid) == since:  # it may be another process by now
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack a model's files and folders, and nothing that leads out of its own.
+
+    Python has a filter for that only from 3.11.4 on; where it is, it looks as well.
+    """
+    with tarfile.open(archive, "r:gz") as content:
+        for entry in content:
+            inside = (folder / entry.name).resolve().is_relative_to(folder.resolve())
+            if not (inside and (entry.isfile() or entry.isdir())):
+                raise tarfile.TarError(
+                    f"{entry.name!r} is no file or folder, or leads out of the model's"
+                )
+        content.extraction_filter = getattr(tarfile, "data_filter", None)
+        content.extractall(folder)  # noqa: S202 - looked at above

@@ -238,13 +238,29 @@ def test_a_container_that_never_answers_fails_within_its_time(tmp_path: Path) ->
     assert not (tmp_path / "container").exists()
 
 
-def test_an_archive_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind", "filtered"),
+    [
+        ("../../../../escaped", b"0", True),
+        ("../../../../escaped", b"0", False),  # by a Python before 3.11.4
+        ("/absolute", b"0", False),
+        ("link", b"2", False),
+        ("pipe", b"6", False),
+    ],
+)
+def test_an_archive_that_leads_out_of_its_folder_is_refused(
+    tmp_path: Path, name: str, kind: bytes, filtered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import io
     import tarfile
 
+    if not filtered:
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
-        tar.addfile(tarfile.TarInfo("../../../../escaped"))
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname = kind, "/etc/passwd" if kind == b"2" else ""
+        tar.addfile(entry)
 
     class Hostile:
         def get_object(self, **_: str) -> dict[str, Any]:
@@ -254,6 +270,8 @@ def test_an_archive_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> N
 
     model = {"ModelName": "m", "PrimaryContainer": {"ModelDataUrl": "s3://b/k"}}
     container = Container(tmp_path / "c", Image(tmp_path / "image"), model, Hostile(), {})
-    with pytest.raises(EmulatorError, match="s3://b/k cannot be unpacked"):
+    reason = f"s3://b/k cannot be unpacked: '{name}' is no file or folder, or leads out of"
+    with pytest.raises(EmulatorError, match=reason):
         container.fetch()
     assert not (tmp_path / "escaped").exists()
+    assert list((tmp_path / "c/opt/ml/model").iterdir()) == []
