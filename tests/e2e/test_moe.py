@@ -27,7 +27,7 @@ from tests.e2e.conftest import ROOT, Command, bring_up, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(1800)]  # trains at first
 TRAINING, SERVING = "moe-training", "moe-serving"
-PROMPT = "def main(arguments):"
+PROMPT = "def main(arguments):\n    for name in arguments:\n        if name not in self._seen:\n"
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,16 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from enum import Enum
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystem
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING as MEMBERS
+from torch.distributed.checkpoint.metadata import Metadata
 
 from model_code.moe.train import checkpoints as saved
 from model_code.moe.train.checkpoints import Checkpoints, Progress, newest, read_tensors, whole
@@ -222,20 +226,54 @@ def test_numbers_that_changed_on_the_disk_are_refused(run: Path, data: Path) -> 
         train(RECIPE, data=data, steps=6, checkpoints=run)
 
 
+def write_index(path: Path, index: bytes) -> None:
+    """Give a checkpoint another index, of which its marker knows."""
+    (path / ".metadata").write_bytes(index)
+    marker = json.loads((path / "checkpoint.json").read_text())
+    marker["files"][".metadata"] = len(index)
+    (path / "checkpoint.json").write_text(json.dumps(marker))
+
+
+def test_a_checkpoint_that_python_3_11_2_wrote_is_read(
+    run: Path, data: Path, undisturbed: Trained
+) -> None:
+    """It names a member of an enumeration by getattr, later ones by the member's number."""
+
+    class Older(pickle.Pickler):
+        def reducer_override(self, value: Any) -> Any:
+            by_name = (getattr, (type(value), getattr(value, "name", "")))
+            return by_name if isinstance(value, Enum) else NotImplemented
+
+    path, index = run / "step-00000004", BytesIO()
+    Older(index).dump(pickle.loads((path / ".metadata").read_bytes()))  # noqa: S301
+    assert b"getattr" in index.getvalue()
+    write_index(path, index.getvalue())
+    rest = train(RECIPE, data=data, steps=6, checkpoints=run)
+    assert rest.losses == undisturbed.losses[4:]
+
+
 def test_a_forged_index_runs_nothing(run: Path, data: Path, tmp_path: Path) -> None:
     class Forged:
         def __reduce__(self) -> tuple[Any, tuple[str]]:
             return Path.touch, (str(tmp_path / "ran"),)
 
-    path = run / "step-00000004"
-    forged = pickle.dumps(Forged())
-    (path / ".metadata").write_bytes(forged)
-    marker = json.loads((path / "checkpoint.json").read_text())
-    marker["files"][".metadata"] = len(forged)
-    (path / "checkpoint.json").write_text(json.dumps(marker))
+    write_index(run / "step-00000004", pickle.dumps(Forged()))
     with pytest.raises(TrainingError, match=r"damaged: its index names .*, which is no part of a "):
         train(RECIPE, data=data, steps=6, checkpoints=run)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("given", [(Metadata, "__init__"), (MEMBERS, "mro"), ("text", "join")])
+def test_an_index_gets_at_nothing_but_members_of_enumerations(
+    run: Path, given: tuple[object, str]
+) -> None:
+    class Forged:
+        def __reduce__(self) -> tuple[Any, tuple[object, str]]:
+            return getattr, given
+
+    write_index(run / "step-00000004", pickle.dumps(Forged()))
+    with pytest.raises(TrainingError, match=r"damaged: its index names builtins\.getattr, which "):
+        read_tensors(run / "step-00000004", {})
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps({})])
