@@ -1,5 +1,6 @@
 # The commands that people and CI run. Needs Python 3.11 or newer, Node 20 or newer, and make.
-PYTHON ?= python3
+# Left out, one of those on the PATH; see isomorph/find_python.py.
+PYTHON ?=
 BIN := .venv/bin
 VLLM := .isomorph/cache/vllm
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-emit-find-links \
@@ -59,8 +60,7 @@ clean: down  ## Remove everything that these commands made, caches and environme
 	@rm -rf .venv node_modules .isomorph cdk.out
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"isomorph needs Python 3.11 or newer, {sys.executable} is {v[0]}.{v[1]}; name another with make PYTHON=...")'
-	@echo "making .venv ..." && $(PYTHON) -m venv .venv
+	@python="$$($(or $(PYTHON),python3) isomorph/find_python.py $(PYTHON))" && echo "making .venv ..." && "$$python" -m venv .venv
 
 $(BIN)/.installed: requirements.txt pyproject.toml | $(BIN)/python
 	@echo "installing requirements.txt into .venv (about 170 MB to download the first time) ..."
@@ -80,7 +80,7 @@ $(BIN)/.torch: requirements-torch.txt | $(BIN)/.installed
 
 $(VLLM)/.installed: requirements-vllm.txt requirements-torch.txt | $(BIN)/.installed
 	@echo "installing requirements-vllm.txt into $(VLLM) (about 700 MB to download the first time) ..."
-	@rm -rf $(VLLM) && $(PYTHON) -m venv $(VLLM)
+	@rm -rf $(VLLM) && $(BIN)/python -m venv $(VLLM)
 	@$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r requirements-vllm.txt
 	@grep '^torch==' requirements-torch.txt >$(VLLM)/torch.txt
 	@$(BIN)/python -m isomorph.torch_build $(VLLM)/torch.txt $(VLLM)/bin/python --no-compile --no-deps
