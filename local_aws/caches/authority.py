@@ -13,6 +13,13 @@ from local_aws.settings import HOST
 
 NAME = "localhost"
 _LIFE = datetime.timedelta(days=30)
+# From Python 3.13 on, a client wants all that RFC 5280 asks of certificates.
+_SIGNS = x509.KeyUsage(
+    key_cert_sign=True, crl_sign=True, digital_signature=False, content_commitment=False,
+    key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False,
+    decipher_only=False,
+)  # fmt: skip
+_names_key = x509.AuthorityKeyIdentifier.from_issuer_public_key
 
 
 class Authority:
@@ -34,12 +41,14 @@ class Authority:
         authority = (
             _certificate(issuer, issuer, signer.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_SIGNS, critical=True)
             .sign(signer, hashes.SHA256())
         )
         names = [x509.DNSName(NAME), x509.IPAddress(ipaddress.ip_address(HOST))]
         server = (
             _certificate(_name(NAME), issuer, key.public_key())
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(_names_key(signer.public_key()), critical=False)
             .sign(signer, hashes.SHA256())
         )
         system = ssl.get_default_verify_paths().cafile
@@ -79,4 +88,5 @@ def _certificate(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(minutes=5))
         .not_valid_after(now + _LIFE)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )

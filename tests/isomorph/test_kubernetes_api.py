@@ -3,11 +3,13 @@
 import base64
 import json
 import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from cryptography import x509
 from moto import mock_aws
 
 from isomorph.environments import load
@@ -211,6 +213,25 @@ def test_a_server_that_the_clusters_authority_did_not_sign_gets_no_token(
     broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     with pytest.raises(UserError, match=f"EKS gave no certificate that can be read for {CLUSTER}"):
         KubernetesApi(Endpoint(CLUSTER, played.url, broken), Token(load("prod"), CLUSTER), HINTS)
+
+
+def test_authorities_of_eks_are_known_by_python_3_13_too(
+    played: Played, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ssl.create_default_context
+
+    def as_python_3_13_makes_it(**given: Any) -> ssl.SSLContext:
+        context = made(**given)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", as_python_3_13_makes_it)
+    authority = x509.load_pem_x509_certificate(played.authority.encode())
+    with pytest.raises(x509.ExtensionNotFound):  # as those of EKS: it names no key
+        authority.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    token = Token(load("prod"), CLUSTER)
+    found = KubernetesApi(Endpoint(CLUSTER, played.url, played.authority), token, HINTS)
+    assert found.get("Namespace", "isomorph") is None
 
 
 def test_a_log_that_the_api_refuses_is_one_line(played, api):

@@ -92,6 +92,14 @@ def test_the_front_speaks_tls_alone_and_shows_a_certificate_that_is_checked(cach
         stranger.wrap_socket(plain, server_hostname="localhost")
 
 
+def test_its_certificate_is_good_enough_for_python_3_13(caches, logins):
+    [port] = play(caches, logins)
+    strict = ssl.create_default_context(cafile=str(caches.trusted))
+    strict.verify_flags |= ssl.VERIFY_X509_STRICT  # what it does there without being told
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as plain:
+        strict.wrap_socket(plain, server_hostname="localhost").close()
+
+
 def test_parameters_are_those_of_the_group(caches, logins):
     [port] = play(caches, logins, maxmemory_policy="volatile-ttl", activedefrag="yes")
     memory = client(caches, port).info("memory")
