@@ -10,12 +10,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCKS = ["requirements.txt", "requirements-dev.txt"]
-LOCKS += [
-    str(path.relative_to(ROOT))
-    for path in sorted(ROOT.glob("model_code/*/*/requirements.in"))
-    for path in [path.with_suffix(".txt")]
-]
+LOCKS = [ROOT / "requirements.txt", ROOT / "requirements-dev.txt"]
+LOCKS += [path.with_suffix(".txt") for path in ROOT.glob("model_code/*/*/requirements.in")]
 PYTHONS = ["3.11.0", "3.11.2", "3.11.14", "3.12.0", "3.13.0", "3.14.0"]
 SYSTEMS = [
     {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"},
@@ -24,7 +20,7 @@ SYSTEMS = [
 
 
 def places() -> Iterator[dict[str, str]]:
-    """Return what markers are asked about, for each Python on each system."""
+    """Yield what markers are asked about, for each Python on each system."""
     for python in PYTHONS:
         for system in SYSTEMS:
             minor = ".".join(python.split(".")[:2])
@@ -35,7 +31,7 @@ def holds(requirement: Requirement, place: dict[str, str]) -> bool:
     return requirement.marker is None or requirement.marker.evaluate(place)
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", sorted(str(path.relative_to(ROOT)) for path in LOCKS))
 def test_what_a_package_wants_is_locked_for_every_python(lock: str) -> None:
     lines = re.findall(r"^[A-Za-z0-9].*?(?= \\$)", (ROOT / lock).read_text(), re.M)
     locked = [Requirement(line) for line in lines]

@@ -19,7 +19,7 @@ _SIGNS = x509.KeyUsage(
     key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False,
     decipher_only=False,
 )  # fmt: skip
-_names_key = x509.AuthorityKeyIdentifier.from_issuer_public_key
+_signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key
 
 
 class Authority:
@@ -48,7 +48,7 @@ class Authority:
         server = (
             _certificate(_name(NAME), issuer, key.public_key())
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(_names_key(signer.public_key()), critical=False)
+            .add_extension(_signed_by(signer.public_key()), critical=False)
             .sign(signer, hashes.SHA256())
         )
         system = ssl.get_default_verify_paths().cafile
