@@ -60,7 +60,9 @@ clean: down  ## Remove everything that these commands made, caches and environme
 	@rm -rf .venv node_modules .isomorph cdk.out
 
 $(BIN)/python:
-	@python="$$($(or $(PYTHON),python3) isomorph/find_python.py $(PYTHON))" && echo "making .venv ..." && "$$python" -m venv .venv
+	@finder="$$(command -v $(or $(PYTHON),python3) || echo python3)" && \
+	  python="$$("$$finder" isomorph/find_python.py $(PYTHON))" && \
+	  echo "making .venv ..." && "$$python" -m venv .venv
 
 $(BIN)/.installed: requirements.txt pyproject.toml | $(BIN)/python
 	@echo "installing requirements.txt into .venv (about 170 MB to download the first time) ..."
