@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +15,9 @@ from local_aws.clusters.node import Node
 from local_aws.clusters.slurm.real import flat
 from local_aws.clusters.slurmconf import programs, slurm_conf
 from local_aws.errors import EmulatorError
+from tests.local_aws.conftest import alive
 
+ROOT = Path(__file__).resolve().parents[2]
 VERSION = '#!/bin/sh\n[ "$LD_LIBRARY_PATH" ] && echo slurm-wlm 1.2.3\n'
 
 
@@ -145,3 +148,20 @@ def test_the_spool_of_sockets_is_elsewhere_and_removed_with_its_link(tmp_path):
     spool.remove(tmp_path / "cluster")
     assert not made.exists()
     assert not (tmp_path / "cluster/spool").is_symlink()
+
+
+def test_what_a_node_runs_is_killed_after_its_folder_was_deleted(tmp_path):
+    """Where Python 3.13.0 fails to look for a codec that it has not loaded yet."""
+    code = (
+        "import os, subprocess, sys; from local_aws.clusters.slurm.keeper import kill_all\n"
+        "os.rmdir(os.getcwd()); child = subprocess.Popen(['sleep', '1000'])\n"
+        "kill_all(); print(child.pid, 'encodings.ascii' in sys.modules)"
+    )
+    (tmp_path / "node").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "node", env={"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    child, loaded = done.stdout.split()
+    assert not alive(int(child))
+    assert loaded == "False"

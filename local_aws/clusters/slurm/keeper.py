@@ -23,7 +23,8 @@ def descendants(pid: int) -> list[int]:
     found: list[int] = []
     with contextlib.suppress(OSError):
         for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:
+            # As bytes: where this folder has been deleted, Python 3.13.0 fails to look for a codec.
+            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
                 for child in map(int, file.read().split()):
                     found += [child, *descendants(child)]
     return found
