@@ -2,8 +2,8 @@
 
 Without a name, that is the first on the PATH that will do; or another one there, of the same
 version, if it is much faster. A Python that was built without `--enable-optimizations`, as pyenv
-does, takes a third longer for all that a person waits for, and no setting of a build tells for
-sure: so each computes for a moment.
+does, may take 1.4 times as long for the same work (this printed it of 3.11.7 beside Debian's
+3.11.2), and no setting of a build tells for sure: so each computes for a moment.
 
 Prints a path, and says on standard error why it is not the first. Whatever `python3` is runs this
 file: Python 3.7 must do.

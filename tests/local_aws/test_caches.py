@@ -96,8 +96,9 @@ def test_its_certificate_is_good_enough_for_python_3_13(caches, logins):
     [port] = play(caches, logins)
     strict = ssl.create_default_context(cafile=str(caches.trusted))
     strict.verify_flags |= ssl.VERIFY_X509_STRICT  # what it does there without being told
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as plain:
-        strict.wrap_socket(plain, server_hostname="localhost").close()
+    plain = socket.create_connection(("127.0.0.1", port), timeout=5)
+    with plain, strict.wrap_socket(plain, server_hostname="localhost") as checked:
+        assert checked.getpeercert()["subjectAltName"][0] == ("DNS", "localhost")
 
 
 def test_parameters_are_those_of_the_group(caches, logins):

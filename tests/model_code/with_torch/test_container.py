@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -52,15 +52,7 @@ def container(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         [sys.executable, str(toolkit), "--model-dir", str(model)], cwd=home, env=env
     )
     url = f"http://127.0.0.1:{port}"
-    end = time.monotonic() + 180
-    while time.monotonic() < end:
-        assert process.poll() is None
-        try:
-            if httpx.get(f"{url}/ping").status_code == 200:
-                break
-        except httpx.TransportError:
-            pass
-        time.sleep(0.05)
+    _ping_until(url, 200, seconds=180, alive=lambda: process.poll() is None)
     yield url
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 0
@@ -151,16 +143,20 @@ def test_a_model_that_cannot_be_loaded_fails_the_health_check(tmp_path: Path) ->
         process.wait()
 
 
-def _ping_until(url: str, code: int) -> str:
-    for _ in range(200):
+def _ping_until(
+    url: str, code: int, *, seconds: float = 60, alive: Callable[[], bool] = lambda: True
+) -> str:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert alive()
         try:
             answer = httpx.get(f"{url}/ping")
             if answer.status_code == code:
                 return answer.text
-        except httpx.TransportError:
+        except httpx.TransportError:  # it does not listen yet
             pass
         time.sleep(0.05)
-    raise AssertionError(f"no {code} in time")
+    raise AssertionError(f"no {code} in {seconds:.0f} s")
 
 
 def test_an_archive_has_the_weights_at_its_root_and_the_code_below(archive: Path) -> None:
