@@ -59,12 +59,12 @@ lock: $(BIN)/.dev  ## Pin again after a change of a *.in file
 clean: down  ## Remove everything that these commands made, caches and environment too
 	@rm -rf .venv node_modules .isomorph cdk.out
 
-$(BIN)/python:
+$(BIN)/pip:  # the last of what venv makes: without it, it was killed
 	@finder="$$(command -v $(or $(PYTHON),python3) || echo python3)" && \
 	  python="$$("$$finder" isomorph/find_python.py $(PYTHON))" && \
 	  echo "making .venv ..." && "$$python" -m venv .venv
 
-$(BIN)/.installed: requirements.txt pyproject.toml | $(BIN)/python
+$(BIN)/.installed: requirements.txt pyproject.toml | $(BIN)/pip
 	@echo "installing requirements.txt into .venv (about 170 MB to download the first time) ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
